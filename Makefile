@@ -1,0 +1,42 @@
+# `make` lists the targets. Each creates .venv by itself and installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*)
+MACHINE ?= local
+
+.PHONY: help setup demo test format bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(STAMP): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch triton
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[hf,test]'
+	touch $(STAMP)
+
+setup: $(STAMP)  ## create .venv and build the package into it
+
+demo: $(STAMP)  ## train a small model that recites, edit it, write demo/report.html
+	$(BIN)/curvedit demo --out demo
+
+test: $(STAMP)  ## lint, types, tests, doctests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --doctest-modules --pyargs curvedit
+
+format: $(STAMP)  ## format the Python sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## run the benchmarks and save their JSON under benchmarks/results/$(MACHINE)
+	mkdir -p benchmarks/results/$(MACHINE)
+	$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/results/$(MACHINE)/bench.json
+
+clean:  ## remove .venv, builds and caches
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,46 @@
+// The only file that knows Python. Tensors come as addresses, shapes and strides, checked by native.py.
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+#include "device.hpp"
+#include "staircase_limits.hpp"
+#include "syrk_accumulate.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+template <typename T>
+T* at(std::uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+void syrk_accumulate(std::uintptr_t out, std::uintptr_t x, int dtype, std::ptrdiff_t tokens, std::ptrdiff_t dim,
+                     std::ptrdiff_t token_stride, std::ptrdiff_t dim_stride, std::uintptr_t weight, int threads) {
+  py::gil_scoped_release release;  // nothing below touches Python
+  curvedit::syrk_accumulate({at<float>(out), at<const void>(x), static_cast<curvedit::Dtype>(dtype), tokens, dim,
+                             token_stride, dim_stride, at<const float>(weight), threads});
+}
+
+py::tuple staircase_limits(std::uintptr_t lam, std::ptrdiff_t m, std::uintptr_t mu, std::ptrdiff_t n,
+                           double keep_mass, std::uintptr_t limits) {
+  curvedit::Staircase found{};
+  {
+    py::gil_scoped_release release;
+    found = curvedit::staircase_limits(at<const double>(lam), m, at<const double>(mu), n, keep_mass,
+                                       at<std::int32_t>(limits));
+  }
+  return py::make_tuple(found.threshold, found.kept, found.mass);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
+  m.doc() = "Compiled kernels of curvedit.";
+  m.def("syrk_accumulate", &syrk_accumulate);
+  m.def("syrk_instruction_set", &curvedit::syrk_instruction_set);
+  m.def("staircase_limits", &staircase_limits);
+  m.def("cuda_devices", &curvedit::cuda_devices);
+  m.def("cuda_architectures", &curvedit::cuda_architectures);
+}

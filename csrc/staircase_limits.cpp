@@ -1,0 +1,96 @@
+#include "staircase_limits.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+namespace curvedit {
+namespace {
+
+std::uint64_t to_bits(double value) {
+  std::uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+double from_bits(std::uint64_t bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Spectra and prefix sums of mu; walks the staircase of products >= (or >) a threshold once.
+struct Walk {
+  const double* lam;
+  std::ptrdiff_t m;
+  const double* mu;
+  std::ptrdiff_t n;
+  std::vector<double> prefix;
+
+  template <typename Keep, typename Visit>
+  void rows(Keep keep, Visit visit) const {
+    std::ptrdiff_t columns = n;
+    for (std::ptrdiff_t i = 0; i < m; ++i) {
+      while (columns > 0 && !keep(lam[i] * mu[columns - 1])) --columns;
+      visit(i, columns);
+    }
+  }
+
+  double mass_at_or_above(double threshold) const {
+    double mass = 0.0;
+    rows([=](double product) { return product >= threshold; },
+         [&](std::ptrdiff_t i, std::ptrdiff_t columns) { mass += lam[i] * prefix[static_cast<std::size_t>(columns)]; });
+    return mass;
+  }
+};
+
+}  // namespace
+
+Staircase staircase_limits(const double* lam, std::ptrdiff_t m, const double* mu, std::ptrdiff_t n,
+                           double keep_mass, std::int32_t* limits) {
+  Walk walk{lam, m, mu, n, std::vector<double>(static_cast<std::size_t>(n) + 1, 0.0)};
+  for (std::ptrdiff_t j = 0; j < n; ++j)
+    walk.prefix[static_cast<std::size_t>(j) + 1] = walk.prefix[static_cast<std::size_t>(j)] + mu[j];
+  const double total = walk.mass_at_or_above(0.0);
+  if (keep_mass >= 1.0) {
+    std::fill(limits, limits + m, static_cast<std::int32_t>(n));
+    return {m && n ? lam[m - 1] * mu[n - 1] : 0.0, m * n, 1.0};
+  }
+  std::fill(limits, limits + m, 0);
+  if (!(total > 0.0)) return {std::numeric_limits<double>::infinity(), 0, 0.0};
+
+  // Non-negative doubles sort like their bit patterns, so bisecting the bits is exact.
+  const double target = keep_mass * total;
+  std::uint64_t low = 0, high = to_bits(lam[0] * mu[0]);
+  while (low < high) {  // invariant: the mass at or above `low` reaches the target
+    const std::uint64_t middle = low + (high - low + 1) / 2;
+    if (walk.mass_at_or_above(from_bits(middle)) >= target) low = middle;
+    else high = middle - 1;
+  }
+  const double threshold = from_bits(low);
+
+  // Everything above the threshold, then as many of those that equal it as the target needs.
+  double mass = 0.0;
+  std::int64_t kept = 0;
+  walk.rows([=](double product) { return product > threshold; },
+            [&](std::ptrdiff_t i, std::ptrdiff_t columns) {
+              limits[i] = static_cast<std::int32_t>(columns);
+              kept += columns;
+              mass += lam[i] * walk.prefix[static_cast<std::size_t>(columns)];
+            });
+  std::int64_t needed = threshold > 0.0 ? static_cast<std::int64_t>(std::ceil((target - mass) / threshold)) : 0;
+  needed = std::max<std::int64_t>(needed, 1);  // without one of them the target is not reached
+  walk.rows([=](double product) { return product >= threshold; },
+            [&](std::ptrdiff_t i, std::ptrdiff_t columns) {
+              const std::int64_t taken = std::min<std::int64_t>(needed, columns - limits[i]);
+              limits[i] += static_cast<std::int32_t>(taken);
+              needed -= taken;
+              kept += taken;
+              mass += threshold * static_cast<double>(taken);
+            });
+  return {threshold, kept, std::min(mass / total, 1.0)};
+}
+
+}  // namespace curvedit

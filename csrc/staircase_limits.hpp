@@ -1,0 +1,20 @@
+// The smallest set of components (i, j), in descending lam[i] * mu[j], that holds a share of the mass.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace curvedit {
+
+struct Staircase {
+  double threshold;    // smallest kept product; infinity if none is kept
+  std::int64_t kept;   // number of kept components
+  double mass;         // share of the total mass in fact kept
+};
+
+// Row i keeps columns 0 … limits[i] - 1; limits do not increase. Components that tie with the last
+// one kept go row by row. Both spectra: descending, finite, not negative. 0 < keep_mass <= 1; 1 keeps
+// everything. O((m + n) * 64) time, O(n) memory. Reference: kernels/staircase_limits_ref.py.
+Staircase staircase_limits(const double* lam, std::ptrdiff_t m, const double* mu, std::ptrdiff_t n,
+                           double keep_mass, std::int32_t* limits);
+
+}  // namespace curvedit

@@ -1,0 +1,6 @@
+#define CURVEDIT_TARGET _Pragma("GCC target(\"avx2,fma,f16c\")")
+#include "syrk_kernel.hpp"
+
+namespace curvedit {
+void syrk_avx2(const Syrk& problem) { Algorithm<8, 4, 1, 256>::run(problem); }
+}  // namespace curvedit

@@ -1,0 +1,6 @@
+#define CURVEDIT_TARGET _Pragma("GCC target(\"avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,prefer-vector-width=512\")")
+#include "syrk_kernel.hpp"
+
+namespace curvedit {
+void syrk_avx512(const Syrk& problem) { Algorithm<16, 8, 2, 256>::run(problem); }
+}  // namespace curvedit

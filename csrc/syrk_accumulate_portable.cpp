@@ -1,0 +1,5 @@
+#include "syrk_kernel.hpp"
+
+namespace curvedit {
+void syrk_portable(const Syrk& problem) { Algorithm<4, 4, 1, 256>::run(problem); }
+}  // namespace curvedit

@@ -1,0 +1,1 @@
+"""Kernels and their references. Nothing here imports the rest of the package."""

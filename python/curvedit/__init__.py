@@ -1,0 +1,1 @@
+"""Edit trained networks by the curvature of their loss."""

@@ -1,0 +1,375 @@
+"""The Kronecker factors of a model's linear maps: the value that ``fit`` returns and ``rank`` takes.
+
+For each target ``y = W a`` with ``g = dL/dy`` (``L`` is the *sum* of the loss over contributing
+positions): ``A = E[a a^T]``, ``G = E[g g^T]``, and the norm-weighted ``A_w = E[|g|^2 a a^T]``,
+``G_w = E[|a|^2 g g^T]``. Stored as tile-packed float32 *sums* with a position count, so that
+factors of disjoint data add exactly; read as means. Targets fed by one tensor share one ``A``.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from curvedit import linear
+from curvedit.check import require_finite, require_shape
+from curvedit.eigen import decompose
+from curvedit.files import file_hash, new_directory, write_whole
+from curvedit.kernels import tiles
+from curvedit.selection import Basis
+
+FORMAT = 1
+KINDS = ("A", "G", "A_w", "G_w")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One fitted linear map."""
+
+    shape: tuple[int, int]  # (d_out, d_in)
+    inputs: str  # the first target fed by the same tensor; its A is this target's A
+    tokens: int  # contributing positions
+    weight_sha256: str  # linear.weight_hash of the weight it was fitted on; "" if unknown
+    weight_dtype: str  # "torch.float32"; "" if unknown
+
+
+@dataclass(frozen=True)
+class TargetFactors:
+    """The factors of one target as means over its contributing positions, float32."""
+
+    name: str
+    tokens: int
+    shape: tuple[int, int]  # (d_out, d_in)
+    source: "Factors"
+
+    @property
+    def A(self) -> Tensor:  # noqa: N802
+        """``E[a a^T]``, ``(d_in, d_in)``."""
+        return self.source.mean("A", self.name)
+
+    @property
+    def G(self) -> Tensor:  # noqa: N802
+        """``E[g g^T]``, ``(d_out, d_out)``."""
+        return self.source.mean("G", self.name)
+
+    @property
+    def A_w(self) -> Tensor:  # noqa: N802
+        """``E[|g|^2 a a^T]``, ``(d_in, d_in)``."""
+        return self.source.mean("A_w", self.name)
+
+    @property
+    def G_w(self) -> Tensor:  # noqa: N802
+        """``E[|a|^2 g g^T]``, ``(d_out, d_out)``."""
+        return self.source.mean("G_w", self.name)
+
+
+class Factors(Mapping[str, TargetFactors]):
+    """Kronecker factors of a model's targets, in memory or in a directory.
+
+    ``factors[name].A`` is the mean; ``factors.basis("A", name)`` its eigendecomposition, cached
+    beside the factors. ``provenance`` says how they came about (labels, seed, data, model).
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, Target],
+        sums: Mapping[str, Tensor],  # "A/<inputs>", "G/<name>", …: tile-packed float32
+        provenance: Mapping[str, Any],
+        *,
+        directory: Path | None = None,
+    ) -> None:
+        """Hold the given sums; with ``directory``, those not given are read from it when used."""
+        self.targets = dict(targets)
+        self.provenance = dict(provenance)
+        self.directory = directory
+        self._sums = dict(sums)
+        self._bases: dict[str, Basis] = {}
+        self._files: dict[str, dict[str, Any]] = {}
+
+    def __getitem__(self, name: str) -> TargetFactors:
+        """The factors of one target, as means."""
+        target = self._target(name)
+        return TargetFactors(name, target.tokens, target.shape, self)
+
+    def __iter__(self) -> Iterator[str]:
+        """Target names."""
+        return iter(self.targets)
+
+    def __len__(self) -> int:
+        """Number of targets."""
+        return len(self.targets)
+
+    def _target(self, name: str) -> Target:
+        if name not in self.targets:
+            raise KeyError(f"target {name!r} is not among the fitted ones: {sorted(self.targets)}")
+        return self.targets[name]
+
+    def has(self, kind: str, name: str) -> bool:
+        """Whether a factor of this kind (one of ``KINDS``) was fitted for the target."""
+        key = self._key(kind, name)
+        return key in self._sums or key in self._files
+
+    def _key(self, kind: str, name: str) -> str:
+        target = self._target(name)
+        return f"{kind}/{target.inputs if kind == 'A' else name}"
+
+    def _size(self, key: str) -> int:
+        kind, _, name = key.partition("/")
+        return self.targets[name].shape[1 if kind.startswith("A") else 0]
+
+    def sum(self, key: str) -> Tensor:
+        """The tile-packed sum under ``"<kind>/<target>"``.
+
+        Raises:
+            KeyError: it was not fitted.
+            ValueError: its file is damaged.
+        """
+        if key in self._sums:
+            return self._sums[key]
+        if key not in self._files or self.directory is None:
+            kind, _, name = key.partition("/")
+            raise KeyError(f"{kind} of {name} was not fitted; fit again with weighted=True" if "_w" in kind else f"no factor {key}")
+        path = self.directory / self._files[key]["file"]
+        if file_hash(path) != self._files[key]["sha256"]:
+            raise ValueError(f"factors: {path} is damaged (its SHA-256 is not the manifest's); fit again")
+        return _read(path, "sum")
+
+    def mean(self, kind: str, name: str) -> Tensor:
+        """The dense mean factor ``(n, n)`` float32 of one target; ``kind`` is one of ``KINDS``."""
+        key = self._key(kind, name)
+        size = self._size(key)
+        return tiles.unpack(self.sum(key), size) / self._target(name).tokens
+
+    def basis(self, kind: str, name: str) -> Basis:
+        """The eigendecomposition of a mean factor, computed once and cached beside the factors."""
+        key = self._key(kind, name)
+        path = self._basis_path(key)
+        if path is not None and path.exists():
+            return _read_basis(path)
+        if key not in self._bases:
+            basis = decompose(f"{kind} of {name}", self.mean(kind, name))
+            if path is None or not os.access(path.parent, os.W_OK):
+                self._bases[key] = basis
+            else:
+                _write_basis(path, basis)
+            return basis
+        return self._bases[key]
+
+    def _basis_path(self, key: str) -> Path | None:
+        return None if self.directory is None else self.directory / (_file_stem(key) + ".basis.safetensors")
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the manifest on disk, or ``""`` for factors that were never saved."""
+        return file_hash(self.directory / "manifest.json") if self.directory else ""
+
+    @classmethod
+    def from_moments(
+        cls, moments: Mapping[str, tuple[Tensor, Tensor, int]], *, model: nn.Module | None = None
+    ) -> "Factors":
+        """Factors computed elsewhere.
+
+        Args:
+            moments: Name to ``(A, G, tokens)``: mean second moments ``(d_in, d_in)`` and
+                ``(d_out, d_out)``, and the number of positions they are means of. Targets given
+                the same tensor object as ``A`` share it.
+            model: When given, each target must be one of its linear maps, and its weight is
+                recorded, so that a later ``project`` can refuse another model.
+
+        Returns:
+            The factors; without a model, ``project`` cannot check what they belong to.
+
+        Raises:
+            ValueError: a moment is not square, not finite or does not fit the model.
+        """
+        maps = {} if model is None else linear.find_targets(model, list(moments))
+        targets, sums, leaders = {}, {}, {}
+        for name, (second_in, second_out, tokens) in moments.items():
+            require_shape(f"moments[{name!r}][0]", second_in, (second_in.shape[0], second_in.shape[0]))
+            require_shape(f"moments[{name!r}][1]", second_out, (second_out.shape[0], second_out.shape[0]))
+            require_finite(f"moments[{name!r}][0]", second_in)
+            require_finite(f"moments[{name!r}][1]", second_out)
+            if tokens < 1:
+                raise ValueError(f"moments[{name!r}][2]: expected a positive number of positions, got {tokens}")
+            leader = leaders.setdefault(id(second_in), name)
+            shape = (second_out.shape[0], second_in.shape[0])
+            if name in maps:
+                require_shape(f"moments[{name!r}]", linear.weight_of(maps[name]), shape)
+            sums.setdefault(f"A/{leader}", tiles.pack(second_in.float() * tokens))
+            sums[f"G/{name}"] = tiles.pack(second_out.float() * tokens)
+            targets[name] = Target(shape, leader, int(tokens), *fingerprint(maps.get(name)))
+        return cls(targets, sums, {"labels": "unknown", "made_by": "from_moments"})
+
+    @classmethod
+    def merge(cls, parts: Iterable["Factors"]) -> "Factors":
+        """Factors of the union of disjoint data: sums and position counts add.
+
+        Raises:
+            ValueError: the parts differ in targets, weights, input groups or labels.
+        """
+        first, *rest = list(parts)
+        sums = {key: first.sum(key).clone() for key in first.keys_of_sums()}
+        tokens = {name: target.tokens for name, target in first.targets.items()}
+        for part in rest:
+            _require_mergeable(first, part)
+            for key, total in sums.items():
+                total += part.sum(key)
+            for name, target in part.targets.items():
+                tokens[name] += target.tokens
+        targets = {
+            name: Target(**{**asdict(target), "tokens": tokens[name]}) for name, target in first.targets.items()
+        }
+        data = [part.provenance.get("data") for part in (first, *rest)]
+        return cls(targets, sums, {**first.provenance, "data": data, "merged": 1 + len(rest)})
+
+    def keys_of_sums(self) -> list[str]:
+        """Keys of all stored sums, ``"<kind>/<target>"``."""
+        return sorted({*self._sums, *self._files})
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the factor directory of design section 5; afterwards bases are cached in it.
+
+        Raises:
+            FileExistsError: the directory has content.
+            OSError: it cannot be written; nothing is left under its name.
+        """
+        needed = sum(4 * tiles.tile_count(self._size(key)) * tiles.TILE**2 for key in self.keys_of_sums())
+        with new_directory("directory", directory, needed_bytes=needed) as part:
+            files = {}
+            for key in self.keys_of_sums():
+                path = part / (_file_stem(key) + ".safetensors")
+                save_file({"sum": self.sum(key).cpu().contiguous()}, path)
+                files[key] = {"file": path.name, "bytes": path.stat().st_size, "sha256": file_hash(path)}
+            for key, basis in self._bases.items():
+                _write_basis(part / (_file_stem(key) + ".basis.safetensors"), basis)
+            manifest = {
+                "format": FORMAT,
+                "status": "complete",
+                **self.provenance,
+                "targets": {name: asdict(target) for name, target in self.targets.items()},
+                "files": files,
+            }
+            write_whole(part / "manifest.json", json.dumps(manifest, indent=2).encode())
+        self.directory = Path(directory).absolute()
+        self._files, self._bases = files, {}
+        return self.directory
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "Factors":
+        """Open a factor directory; sums are read, and their SHA-256 checked, when used.
+
+        Raises:
+            FileNotFoundError: it is no factor directory, or a file is missing.
+            ValueError: it is incomplete, of another format, or a file has the wrong size.
+        """
+        directory = Path(directory).absolute()
+        path = directory / "manifest.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"factors: expected a factor directory with manifest.json, got {directory}")
+        try:
+            manifest = json.loads(path.read_text())
+            if manifest["format"] != FORMAT or manifest["status"] != "complete":
+                raise ValueError(
+                    f"factors: expected format {FORMAT} with status 'complete', got "
+                    f"{manifest['format']} with {manifest['status']!r} in {path}"
+                )
+            targets = {
+                name: Target(**{**entry, "shape": tuple(entry["shape"])})
+                for name, entry in manifest.pop("targets").items()
+            }
+            files = manifest.pop("files")
+        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(f"factors: {path} is damaged ({error!r}); fit again") from error
+        for entry in files.values():
+            part = directory / entry["file"]
+            if not part.is_file():
+                raise FileNotFoundError(f"factors: {part} is missing; fit again")
+            if part.stat().st_size != entry["bytes"]:
+                raise ValueError(
+                    f"factors: {part} is truncated: expected {entry['bytes']} bytes, got {part.stat().st_size}; fit again"
+                )
+        provenance = {key: value for key, value in manifest.items() if key not in ("format", "status")}
+        factors = cls(targets, {}, provenance, directory=directory)
+        factors._files = files
+        return factors
+
+    def require_model(self, model: nn.Module) -> None:
+        """Refuse a model whose target weights are not those the factors were fitted on.
+
+        Raises:
+            ValueError: names the first differing target.
+        """
+        modules = dict(model.named_modules())
+        for name, target in self.targets.items():
+            module = modules.get(name)
+            if module is None or not linear.is_linear_map(module):
+                raise ValueError(f"model: expected a linear map {name!r}, as the factors have, got {type(module).__name__}")
+            if target.weight_sha256 and fingerprint(module) != (target.weight_sha256, target.weight_dtype):
+                raise ValueError(
+                    f"model: the weight of {name!r} is not the one the factors were fitted on; "
+                    "use the factors' own model, or fit again"
+                )
+
+
+def fingerprint(module: nn.Module | None) -> tuple[str, str]:
+    """Hash and dtype of a linear map's weight; two empty strings for none."""
+    if module is None:
+        return "", ""
+    weight = linear.weight_of(module)
+    return linear.weight_hash(weight), str(weight.dtype)
+
+
+def _require_mergeable(first: Factors, other: Factors) -> None:
+    for name in sorted({*first.targets, *other.targets}):
+        if name not in first.targets or name not in other.targets:
+            raise ValueError(f"merge: target {name!r} is in one part only")
+        ours, theirs = ({**asdict(part.targets[name]), "tokens": 0} for part in (first, other))
+        if ours != theirs:
+            raise ValueError(f"merge: target {name!r} differs: {ours} and {theirs}")
+    if first.keys_of_sums() != other.keys_of_sums():
+        raise ValueError("merge: the parts hold different kinds of factors")
+    for field in ("labels", "task"):
+        ours, theirs = first.provenance.get(field), other.provenance.get(field)
+        if ours != theirs:
+            raise ValueError(f"merge: {field} differs: {ours!r} and {theirs!r}")
+
+
+def _file_stem(key: str) -> str:
+    kind, _, name = key.partition("/")
+    return f"{kind}.{name.replace('/', '_')}"
+
+
+def _read(path: Path, tensor: str) -> Tensor:
+    try:
+        with safe_open(path, framework="pt") as stored:
+            value: Tensor = stored.get_tensor(tensor)
+            return value
+    except SafetensorError as error:
+        raise ValueError(f"factors: {path} is damaged ({error}); fit again") from error
+
+
+def _read_basis(path: Path) -> Basis:
+    try:
+        with safe_open(path, framework="pt") as stored:
+            certificate = json.loads(stored.metadata()["certificate"])
+            return Basis(stored.get_tensor("values"), stored.get_tensor("vectors"), certificate)
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"factors: {path} is damaged ({error}); delete it and it is computed again") from error
+
+
+def _write_basis(path: Path, basis: Basis) -> None:
+    part = path.with_name(path.name + ".part")
+    tensors = {"values": basis.values.cpu(), "vectors": basis.vectors.cpu().contiguous()}
+    try:
+        save_file(tensors, part, {"certificate": json.dumps(dict(basis.certificate))})
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,75 @@
+"""Output that is whole or absent: directories and files written beside their final name, then renamed."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from curvedit.check import require_new_directory
+
+
+@contextlib.contextmanager
+def new_directory(name: str, path: str | Path, *, needed_bytes: int = 0) -> Iterator[Path]:
+    """Yield ``<path>.part`` to write into; rename it to ``path`` when the block ends well.
+
+    On any exception the partial directory is removed and nothing stands under ``path``.
+
+    Args:
+        name: The caller's argument, for messages.
+        path: The final directory; must not exist, or be empty.
+        needed_bytes: Space that must be free before anything is written.
+
+    Yields:
+        The directory to write into. What an earlier, interrupted run left there is removed first.
+
+    Raises:
+        FileExistsError: ``path`` has content.
+        OSError: too little space, or a write failed; the message names ``path`` and the remedy.
+    """
+    final = require_new_directory(name, Path(path).absolute())
+    part = final.with_name(final.name + ".part")
+    if part.exists():
+        shutil.rmtree(part)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(final.parent).free
+    if needed_bytes > free:
+        raise OSError(
+            f"{name}: expected {needed_bytes:,} bytes free for {final}, got {free:,}; "
+            "free some space or choose another disk"
+        )
+    part.mkdir()
+    try:
+        yield part
+        if final.exists():
+            final.rmdir()  # empty, as checked above
+        part.rename(final)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise OSError(
+            error.errno, f"{name}: writing {final} failed ({error.strerror or error}); nothing was left there"
+        ) from error
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write one file beside its final name, then rename it over ``path``."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,40 @@
+"""Seconds and peak memory of a stage."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Meter:
+    """What a stage took; filled when its block ends."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0  # of the CUDA device, or of the whole process on a CPU
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes so far: allocated on a CUDA device, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextmanager
+def metered(device: torch.device) -> Iterator[Meter]:
+    """Measure the block; on CUDA the peak is the block's own."""
+    meter = Meter()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
+    try:
+        yield meter
+    finally:
+        meter.seconds = time.perf_counter() - start
+        meter.peak_bytes = peak_memory(device)

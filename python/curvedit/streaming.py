@@ -1,0 +1,273 @@
+"""Backward through a stack of blocks that holds one block's graph at a time.
+
+Forward without a graph, keeping each block's input; then the part after the last block (norm,
+head, loss) alone and in pieces, so that the logits of all positions never exist together; then
+the blocks in reverse, each run again with a graph. Stops at the lowest block with a target.
+
+The stack is found by structure: the outermost ``nn.ModuleList`` with most parameters whose
+members hand their output to the next unchanged.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvedit.batches import Batch
+from curvedit.collector import Collector
+from curvedit.objective import Objective
+
+
+class NotStreamableError(Exception):
+    """The model does not pass one tensor from block to block; the message says where."""
+
+
+class _Stop(Exception):  # noqa: N818 - not an error: ends a forward pass after the last block
+    pass
+
+
+@dataclass
+class _BlockInput:
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The blocks of a model, and the lowest one that has a target."""
+
+    name: str
+    blocks: Sequence[nn.Module]
+    lowest: int
+
+
+def find_stack(model: nn.Module, targets: Sequence[str]) -> Stack | None:
+    """The model's block list, or None if it has none or no target is at or above a block of it."""
+    candidates = {
+        name: sum(parameter.numel() for parameter in module.parameters())
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > 0
+    }
+    outer = [name for name in candidates if not any(name.startswith(f"{other}.") for other in candidates)]
+    if not outer:
+        return None
+    name = max(outer, key=lambda candidate: candidates[candidate])
+    blocks = list(model.get_submodule(name).children())
+    inside = [int(target[len(name) + 1 :].split(".")[0]) for target in targets if target.startswith(f"{name}.")]
+    lowest = min(inside, default=len(blocks))
+    return Stack(name, blocks, lowest)
+
+
+def call(model: nn.Module, inputs: dict[str, Any] | tuple[Any, ...], **options: Any) -> Any:
+    """Call the model with a batch's inputs and those options that its ``forward`` names."""
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    known = inspect.signature(model.forward).parameters
+    return model(**inputs, **{key: value for key, value in {"use_cache": False, **options}.items() if key in known})
+
+
+def streamed_backward(
+    model: nn.Module,
+    stack: Stack,
+    batch: Batch,
+    objective: Objective,
+    collector: Collector,
+    *,
+    inputs_on: torch.device | None,
+    logits_bytes: int,
+) -> None:
+    """Let the collector see one batch's activations and gradients, one block's graph at a time.
+
+    Args:
+        model: In evaluation mode, parameters without gradients.
+        stack: Its blocks.
+        batch: On the model's device.
+        objective: The loss.
+        collector: Attached to the targets.
+        inputs_on: Where block inputs wait; None leaves them where they are.
+        logits_bytes: Bound on the memory of logits and what the loss makes of them.
+
+    Raises:
+        NotStreamableError: the stack does not pass one tensor along; nothing was accumulated.
+    """
+    inputs, last = _run_blocks(model, stack, batch, collector, inputs_on)
+    top = _hidden(last).detach()
+    gradient = _run_tail(model, stack, batch, objective, collector, last, top, logits_bytes)
+    del last, top
+    for number in range(len(stack.blocks) - 1, stack.lowest - 1, -1):
+        kept = inputs[number - stack.lowest]
+        inputs[number - stack.lowest] = None
+        if kept is None or gradient is None:
+            raise RuntimeError("streaming: expected a kept input and a gradient for every targeted block")
+        hidden = kept.hidden.to(gradient.device, non_blocking=True).detach()
+        below = number > stack.lowest
+        hidden.requires_grad_(below)
+        with torch.enable_grad(), collector.observing(batch):
+            output = _hidden(stack.blocks[number](*_with_hidden(kept, hidden), **_hidden_kwargs(kept, hidden)))
+            sources = ([hidden] if below else []) + collector.leaves()
+            gradients = torch.autograd.grad(output, sources, gradient, allow_unused=True)
+            gradient = gradients[0] if below else None
+            del output, gradients, sources
+        del kept, hidden
+
+
+def _run_blocks(
+    model: nn.Module, stack: Stack, batch: Batch, collector: Collector, inputs_on: torch.device | None
+) -> tuple[list[_BlockInput | None], Any]:
+    """Forward without a graph: inputs of the blocks from the lowest on, and the last block's output."""
+    kept: list[_BlockInput | None] = []
+    outputs: list[Any] = []
+
+    def before(number: int) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs.get("hidden_states")
+            if not isinstance(hidden, Tensor):
+                raise NotStreamableError(f"block {number} of {stack.name} is not called with a tensor first")
+            if number != len(outputs):
+                raise NotStreamableError(f"the blocks of {stack.name} are not called once each, in order")
+            if number and not _same(hidden, _hidden(outputs[number - 1])):
+                raise NotStreamableError(f"the output of block {number - 1} of {stack.name} is changed before the next")
+            if number:
+                outputs[number - 1] = None
+            if number >= stack.lowest:
+                waiting = hidden if inputs_on is None else hidden.to(inputs_on, non_blocking=True)
+                kept.append(_BlockInput(args, kwargs, waiting))
+                if args:
+                    kept[-1].args = (None, *args[1:])
+                else:
+                    kept[-1].kwargs = {**kwargs, "hidden_states": None}
+
+        return hook
+
+    def after(number: int) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            if not isinstance(output, Tensor) and not (isinstance(output, tuple) and isinstance(output[0], Tensor)):
+                raise NotStreamableError(f"block {number} of {stack.name} returns {type(output).__name__}")
+            outputs.append(output)
+            if number == len(stack.blocks) - 1:
+                raise _Stop
+
+        return hook
+
+    with ExitStack() as hooks, torch.no_grad():
+        for number, block in enumerate(stack.blocks):
+            handle = block.register_forward_pre_hook(before(number), with_kwargs=True)
+            hooks.callback(handle.remove)
+            hooks.callback(block.register_forward_hook(after(number)).remove)
+        for name, module in collector.targets.items():
+            if not name.startswith(f"{stack.name}."):
+                handle = module.register_forward_pre_hook(_refuse(name))
+                hooks.callback(handle.remove)
+        try:
+            call(model, batch.inputs)
+        except _Stop:
+            return kept, outputs[-1]
+    raise NotStreamableError(f"the model does not call every block of {stack.name}")
+
+
+def _refuse(name: str) -> Any:
+    def hook(*_: Any) -> None:
+        raise NotStreamableError(f"the target {name} lies before the blocks")
+
+    return hook
+
+
+def _run_tail(
+    model: nn.Module,
+    stack: Stack,
+    batch: Batch,
+    objective: Objective,
+    collector: Collector,
+    last: Any,
+    top: Tensor,  # (B, …, d): the last block's output
+    logits_bytes: int,
+) -> Tensor | None:
+    """Norm, head and loss in pieces; the gradient at the last block's output, or None if no block needs it."""
+    wanted = stack.lowest < len(stack.blocks)
+    gradient = torch.zeros_like(top) if wanted else None
+    for start, stop, left, right in _pieces(model, batch, top, logits_bytes):
+        part = batch.rows(start, stop)
+        rows = top[start:stop].requires_grad_(wanted)
+        passed = (rows, *last[1:]) if isinstance(last, tuple) else rows
+        slicing = {} if right is None else {"logits_to_keep": torch.arange(left, right, device=top.device)}
+        with torch.enable_grad(), _bypassed(stack.blocks, passed), collector.observing(part, left, right):
+            output = call(model, part.inputs, **slicing)
+            loss = objective.loss(output, part, start=left, stop=right)
+            del output
+            sources = ([rows] if wanted else []) + collector.leaves()
+            if loss.requires_grad:  # it does not where no position of the piece counts
+                gradients = torch.autograd.grad(loss, sources, allow_unused=True)
+                if gradient is not None and gradients[0] is not None:
+                    gradient[start:stop] += gradients[0]
+    return gradient
+
+
+def _pieces(
+    model: nn.Module, batch: Batch, top: Tensor, logits_bytes: int
+) -> Iterator[tuple[int, int, int, int | None]]:
+    """(first row, last row + 1, first position, last position + 1 or None) of each piece."""
+    size = batch.samples.shape[0]
+    if batch.counts is None:
+        yield 0, size, 0, None
+        return
+    length = top.shape[1]
+    per_position = 24 * _vocabulary(model)  # logits, softmax, gradient in float32; cumulative in float64
+    positions = max(1, logits_bytes // per_position)
+    if positions >= length or "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        rows = max(1, positions // length)
+        for start in range(0, size, rows):
+            yield start, min(start + rows, size), 0, None
+        return
+    for row in range(size):
+        for left in range(0, length, positions):
+            yield row, row + 1, left, min(left + positions, length)
+
+
+def _vocabulary(model: nn.Module) -> int:
+    """Number of classes per position; a guess on the large side where the model does not say."""
+    config = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return int(getattr(text, "vocab_size", 0) or 1 << 17)
+
+
+@contextmanager
+def _bypassed(blocks: Sequence[nn.Module], passed: Any) -> Iterator[None]:
+    """Every block returns ``passed`` instead of running."""
+    missing = object()
+    saved = [block.__dict__.get("forward", missing) for block in blocks]
+    for block in blocks:
+        block.forward = lambda *_, **__: passed
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, saved, strict=True):
+            if forward is missing:
+                del block.forward
+            else:
+                block.forward = forward
+
+
+def _hidden(output: Any) -> Tensor:
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    if first.device != second.device:
+        return first.shape == second.shape  # moved between devices on the way
+    return first.data_ptr() == second.data_ptr() and first.shape == second.shape
+
+
+def _with_hidden(kept: _BlockInput, hidden: Tensor) -> tuple[Any, ...]:
+    return (hidden, *kept.args[1:]) if kept.args else ()
+
+
+def _hidden_kwargs(kept: _BlockInput, hidden: Tensor) -> dict[str, Any]:
+    return kept.kwargs if kept.args else {**kept.kwargs, "hidden_states": hidden}
+
+

@@ -1,0 +1,178 @@
+"""rank: spectra in, staircases out."""
+
+import itertools
+
+import models
+import numpy as np
+import pytest
+import torch
+
+import curvedit
+from curvedit import Factors, eigen, linear
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
+
+
+def moments(sizes, seed=0):
+    """Random factors with falling spectra for targets of the given (d_out, d_in)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def factor(n):
+        basis = torch.linalg.qr(torch.randn(n, n, generator=generator)).Q
+        return basis @ torch.diag(torch.arange(1, n + 1) ** -1.0) @ basis.T
+
+    return {f"t{k}": (factor(n), factor(m) * (k + 1), 100) for k, (m, n) in enumerate(sizes)}
+
+
+def curvatures(factors, name):
+    lam, mu = factors.basis("G", name).values, factors.basis("A", name).values
+    return lam[:, None] * mu[None]
+
+
+def test_per_target_selection_is_the_smallest_prefix():
+    factors = Factors.from_moments(moments([(7, 11), (16, 5)]))
+    selection = curvedit.rank(factors, keep_mass=0.7)
+    for name, target in selection.items():
+        scores = curvatures(factors, name)
+        ordered = scores.flatten().sort(descending=True).values
+        kept = int((ordered.cumsum(0) < 0.7 * ordered.sum()).sum()) + 1
+        assert target.kept == kept
+        assert target.threshold == pytest.approx(float(ordered[kept - 1]))
+        assert target.mass == pytest.approx(float(ordered[:kept].sum() / ordered.sum()))
+        assert torch.equal(target.dense_mask(), scores >= ordered[kept - 1])
+
+
+def test_model_scope_has_one_threshold():
+    factors = Factors.from_moments(moments([(7, 11), (16, 5), (3, 3)]))
+    selection = curvedit.rank(factors, keep_mass=0.6, scope="model")
+    everything = torch.cat([curvatures(factors, name).flatten() for name in factors]).sort(descending=True).values
+    kept = int((everything.cumsum(0) < 0.6 * everything.sum()).sum()) + 1
+    assert sum(target.kept for target in selection.values()) == kept
+    assert {target.threshold for target in selection.values()} == {float(everything[kept - 1])}
+    assert len({target.mass for target in selection.values()}) > 1
+
+
+def test_scaling_a_factor_changes_only_the_threshold():
+    given = moments([(7, 11)])
+    scaled = {name: (a * 3, g * 5, n) for name, (a, g, n) in given.items()}
+    one, two = (curvedit.rank(Factors.from_moments(m), keep_mass=0.6)["t0"] for m in (given, scaled))
+    assert torch.equal(one.limits, two.limits)
+    assert two.threshold == pytest.approx(15 * one.threshold, rel=1e-5)
+
+
+@pytest.mark.parametrize("criterion", ["curvature", "weighted", "svd", "random"])
+def test_keeping_all_keeps_all(criterion):
+    model = models.build("llama")
+    factors = curvedit.fit(model, models.ragged_batches("llama"), targets="*.mlp.*", progress=False)
+    selection = curvedit.rank(factors, keep_mass=1, criterion=criterion, model=model)
+    assert all(target.keeps_all for target in selection.values())
+
+
+def test_weighted_uses_the_weighted_factors():
+    model = models.build("llama")
+    factors = curvedit.fit(model, models.ragged_batches("llama"), targets="*.0.mlp.up_proj", progress=False)
+    name = "model.layers.0.mlp.up_proj"
+    target = curvedit.rank(factors, keep_mass=0.5, criterion="weighted")[name]
+    out, inputs = target.bases(torch.empty(0))
+    torch.testing.assert_close(out.values, torch.linalg.eigvalsh(factors[name].G_w.double()).flip(0).clamp(min=0))
+    torch.testing.assert_close(inputs.values, torch.linalg.eigvalsh(factors[name].A_w.double()).flip(0).clamp(min=0))
+
+
+def test_random_keeps_a_share_of_components():
+    factors = Factors.from_moments(moments([(7, 11), (16, 5)]))
+    one, two, other = (
+        curvedit.rank(factors, keep_mass=0.5, criterion="random", seed=seed) for seed in (0, 0, 1)
+    )
+    for name, target in one.items():
+        assert target.kept == int(np.ceil(0.5 * np.prod(target.shape))) == int(target.dense_mask().sum())
+        assert torch.equal(target.mask, two[name].mask)
+        assert not torch.equal(target.mask, other[name].mask)
+
+
+def test_svd_keeps_leading_singular_directions():
+    model = models.build("llama")
+    name = "model.layers.0.mlp.up_proj"
+    factors = curvedit.fit(model, models.ragged_batches("llama"), targets=name, progress=False)
+    target = curvedit.rank(factors, keep_mass=0.8, criterion="svd", model=model)[name]
+    weight = linear.weight_of(model.get_submodule(name)).double()
+    u, s, v = torch.linalg.svd(weight, full_matrices=False)
+    number = int((s.square().cumsum(0) < 0.8 * s.square().sum()).sum()) + 1
+    out, inputs = target.bases(weight)
+    c = out.vectors.double().T @ weight @ inputs.vectors.double() * target.dense_mask()
+    got = out.vectors.double() @ c @ inputs.vectors.double().T
+    torch.testing.assert_close(got, (u[:, :number] * s[:number]) @ v[:number], atol=1e-5, rtol=0)
+
+
+def test_targets_choose_among_the_fitted():
+    factors = Factors.from_moments(moments([(7, 11), (16, 5), (3, 3)]))
+    assert list(curvedit.rank(factors, keep_mass=0.5, targets="t{0,2}")) == ["t0", "t2"]
+
+
+@pytest.mark.parametrize("bad", [0, -0.1, 1.5, float("nan"), float("inf")])
+def test_refuses_a_share_outside_its_range(bad):
+    with pytest.raises(ValueError, match=r"keep_mass: expected a number in \(0, 1\]"):
+        curvedit.rank(Factors.from_moments(moments([(3, 3)])), keep_mass=bad)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"criterion": "curved"}, "criterion: expected one of"),
+        ({"scope": "layer"}, "scope: expected one of"),
+        ({"scope": "model", "criterion": "random"}, "scope: expected 'target'"),
+        ({"criterion": "svd"}, "pass the factors' model"),
+        ({"targets": "nothing"}, "matches no linear map"),
+    ],
+)
+def test_refuses_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        curvedit.rank(Factors.from_moments(moments([(3, 3)])), keep_mass=0.5, **options)
+
+
+def test_refuses_a_target_without_curvature():
+    factors = Factors.from_moments({"dead": (torch.eye(3), torch.zeros(2, 2), 10)})
+    with pytest.raises(ValueError, match="'dead' has no curvature"):
+        curvedit.rank(factors, keep_mass=0.5)
+
+
+HOSTILE = {
+    "rank one": lambda n: torch.ones(n, n),
+    "zero": lambda n: torch.zeros(n, n),
+    "repeated": lambda n: torch.eye(n),
+    "huge": lambda n: torch.diag(torch.arange(1.0, n + 1)) * 1e30,
+    "tiny": lambda n: torch.diag(torch.arange(1.0, n + 1)) * 1e-38,
+    "ill-conditioned": lambda n: torch.diag(10.0 ** -torch.linspace(0, 12, n)),
+}
+
+
+@pytest.mark.parametrize(("kind", "size"), itertools.product(HOSTILE, [1, 2, 40]))
+def test_hostile_factors_get_a_certified_basis(kind, size):
+    factor = HOSTILE[kind](size)
+    for attempts in (None, (torch.float32, torch.float64)):
+        basis = eigen.decompose(kind, factor, attempts=attempts)
+        assert basis.certificate["residual"] < 1e-5
+        assert basis.certificate["orthogonality"] < 1e-5
+        assert (basis.values >= 0).all()
+        assert (basis.values.diff() <= 0).all()
+        rebuilt = basis.vectors.double() @ basis.values.diag() @ basis.vectors.double().T
+        assert (rebuilt - factor).norm() <= 1e-5 * factor.double().norm()
+
+
+def test_float64_follows_a_failed_float32(monkeypatch):
+    real = torch.linalg.eigh
+
+    def fail_in_single(matrix):
+        values, vectors = real(matrix)
+        return values, vectors * (1.5 if matrix.dtype == torch.float32 else 1)
+
+    monkeypatch.setattr(torch.linalg, "eigh", fail_in_single)
+    factor = torch.diag(torch.arange(1.0, 9))
+    basis = eigen.decompose("A", factor, attempts=(torch.float32, torch.float64))
+    assert basis.certificate["precision"] == "float64"
+    with pytest.raises(RuntimeError, match="A: no eigendecomposition within residual"):
+        eigen.decompose("A", factor, attempts=(torch.float32,))
+
+
+def test_decomposition_refuses_nan():
+    with pytest.raises(ValueError, match="A of x: expected finite values"):
+        eigen.decompose("A of x", torch.full((3, 3), torch.nan))
