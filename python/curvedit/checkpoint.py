@@ -1,0 +1,206 @@
+"""Editing a checkpoint directory: shard by shard into a new one, touching targeted bytes only.
+
+A shard is copied as it is and the byte ranges of targeted tensors are then written over: dtype and
+shape stay, so nothing else in the file moves.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+from curvedit.check import require_new_directory
+from curvedit.editing import TargetEdit, edit_weight, is_fitted, require_fitted
+from curvedit.files import new_directory
+from curvedit.selection import Selection, TargetSelection
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".ckpt", ".gguf", ".onnx")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies in a safetensors file."""
+
+    key: str
+    file: Path
+    dtype: str  # safetensors' own name, "BF16"
+    shape: tuple[int, ...]
+    start: int  # offsets from the beginning of the file
+    stop: int
+
+    def read(self) -> Tensor:
+        """The tensor's content.
+
+        Raises:
+            ValueError: its dtype is not a floating-point one of 16 bits or more.
+        """
+        if self.dtype not in _DTYPES:
+            raise ValueError(
+                f"model: {self.key!r} is stored as {self.dtype}; expected one of {list(_DTYPES)}: edit the "
+                "unquantised checkpoint"
+            )
+        with self.file.open("rb") as stream:
+            stream.seek(self.start)
+            content = bytearray(stream.read(self.stop - self.start))
+        return torch.frombuffer(content, dtype=_DTYPES[self.dtype]).reshape(self.shape)
+
+    def write(self, tensor: Tensor, directory: Path) -> None:
+        """Write another content over the same bytes of the file's copy in ``directory``."""
+        with (directory / self.file.name).open("r+b") as stream:
+            stream.seek(self.start)
+            stream.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def stored_tensors(file: Path) -> Iterator[StoredTensor]:
+    """The tensors of a safetensors file, from its header.
+
+    Raises:
+        ValueError: the file is truncated or no safetensors file.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise ValueError(f"model: {file} is truncated or no safetensors file; download it again")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise ValueError(f"model: the header of {file} is damaged ({error}); download it again") from error
+    for key, entry in header.items():
+        if key == "__metadata__":
+            continue
+        start, stop = (8 + length + offset for offset in entry["data_offsets"])
+        if stop > size:
+            raise ValueError(f"model: {file} is truncated: {key!r} ends at byte {stop} of {size}; download it again")
+        yield StoredTensor(key, file, entry["dtype"], tuple(entry["shape"]), start, stop)
+
+
+def edit_checkpoint(
+    source: Path, out: Path, selection: Selection, removed_scale: float, backend: str | None
+) -> dict[str, TargetEdit]:
+    """Write the edited checkpoint ``out``; every target is verified before anything is written.
+
+    Args:
+        source: A directory with safetensors, config and tokenizer, as ``save_pretrained`` writes.
+        out: The new directory. What an interrupted run left under ``<out>.part`` is replaced.
+        selection: What to keep.
+        removed_scale: Factor of the removed part.
+        backend: Of ``staircase_project``.
+
+    Returns:
+        Per target, what happened.
+
+    Raises:
+        FileNotFoundError: ``source`` is no directory or has no safetensors.
+        FileExistsError: ``out`` has content.
+        ValueError: a target is not in the checkpoint or not the fitted weight, or a file is damaged.
+        OSError: ``out`` cannot be written; nothing is left under its name.
+    """
+    shards = _shards(source)
+    require_new_directory("out", out)
+    if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
+        raise ValueError(f"out: expected a directory outside the model's, got {out}")
+    stored = {tensor.key: tensor for shard in shards for tensor in stored_tensors(shard)}
+    places = {name: _place(name, target, stored) for name, target in selection.items()}
+    copied = [path for path in sorted(source.rglob("*")) if path.is_file() and not _left_out(path, source)]
+    edits: dict[str, TargetEdit] = {}
+    with new_directory("out", out, needed_bytes=sum(path.stat().st_size for path in copied)) as part:
+        for path in copied:
+            target = part / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        for name, (tensor, transposed) in places.items():
+            weight = tensor.read()
+            weight = weight.T if transposed else weight
+            edited, edits[name] = edit_weight(weight, selection[name], removed_scale, backend)
+            tensor.write(edited.T if transposed else edited, part)
+        record = _record(source, selection, removed_scale, places, edits)
+        (part / "curvedit.json").write_text(json.dumps(record, indent=2))
+    return edits
+
+
+def _shards(source: Path) -> list[Path]:
+    if not source.is_dir():
+        raise FileNotFoundError(f"model: expected a checkpoint directory, got {source}")
+    shards = sorted(source.glob("*.safetensors"))
+    if not shards:
+        others = sorted(path.name for path in source.iterdir() if path.suffix in _OTHER_WEIGHTS)
+        raise FileNotFoundError(
+            f"model: expected *.safetensors in {source}, got {others or 'no weights'}; only safetensors are read: "
+            "convert with model.save_pretrained(directory)"
+        )
+    index = source / "model.safetensors.index.json"
+    if index.is_file():
+        missing = set(json.loads(index.read_text())["weight_map"].values()) - {shard.name for shard in shards}
+        if missing:
+            raise FileNotFoundError(f"model: {sorted(missing)[0]} of {index} is missing; download it again")
+    return shards
+
+
+def _left_out(path: Path, source: Path) -> bool:
+    """Weights in other formats, which would hold the unedited model, and what version control left."""
+    parts = path.relative_to(source).parts
+    return path.suffix in _OTHER_WEIGHTS or any(part.startswith(".") for part in parts) or path.name == "curvedit.json"
+
+
+def _place(name: str, target: TargetSelection, stored: dict[str, StoredTensor]) -> tuple[StoredTensor, bool]:
+    """The stored tensor of a target, and whether it is stored transposed; verified."""
+    tensor = stored[_key(name, list(stored))]
+    weight = tensor.read()
+    same_tensor = [key for key, other in stored.items() if other is not tensor and other.start == tensor.start and other.file == tensor.file]
+    if same_tensor:
+        raise ValueError(f"model: {tensor.key!r} shares its bytes with {same_tensor[0]!r}; leave the target out")
+    if weight.shape == target.shape[::-1]:
+        square = weight.shape[0] == weight.shape[1]
+        if not square or (target.weight_sha256 and is_fitted(weight.T, target)):
+            require_fitted(name, weight.T, target)
+            return tensor, True
+    require_fitted(name, weight, target)
+    return tensor, False
+
+
+def _key(name: str, keys: list[str]) -> str:
+    """The key of a module's weight; a base-model prefix may be missing on either side."""
+    wanted = f"{name}.weight"
+    if wanted in keys:
+        return wanted
+    near = [key for key in keys if key.endswith(f".{wanted}") or wanted.endswith(f".{key}")]
+    if len(near) != 1:
+        found = f"several: {near[:4]}" if near else f"keys such as {keys[:3]}"
+        raise ValueError(f"model: expected one tensor for the target {name!r}, got {found}")
+    return near[0]
+
+
+def _record(
+    source: Path,
+    selection: Selection,
+    removed_scale: float,
+    places: dict[str, tuple[StoredTensor, bool]],
+    edits: dict[str, TargetEdit],
+) -> dict[str, Any]:
+    targets = {
+        name: {
+            "key": tensor.key,
+            "file": tensor.file.name,
+            "threshold": selection[name].threshold,
+            "mass": selection[name].mass,
+            **asdict(edits[name]),
+        }
+        for name, (tensor, _) in places.items()
+    }
+    return {
+        "tool": f"curvedit {version('curvedit')}",
+        "source": source.name,
+        "recipe": {**selection.recipe, "removed_scale": removed_scale},
+        "targets": targets,
+    }
+
+

@@ -1,0 +1,140 @@
+"""Stage 3, project: weights and a Selection become edited weights."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from curvedit import linear
+from curvedit.checkpoint import edit_checkpoint
+from curvedit.editing import TargetEdit, edit_weight, require_fitted, require_scale
+from curvedit.selection import Selection
+
+
+@dataclass
+class Edit:
+    """What ``project`` did; in memory it can be undone, bit for bit.
+
+    As a context manager it is undone at the end of the block.
+    """
+
+    targets: dict[str, TargetEdit]
+    seconds: float
+    out: Path | None = None  # the edited checkpoint directory, or None for an edit in memory
+    _originals: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+
+    def undo(self) -> None:
+        """Restore the weights as they were.
+
+        Raises:
+            RuntimeError: there is nothing to restore: already undone, or written to a directory.
+        """
+        if not self._originals:
+            raise RuntimeError("undo: nothing to restore; the edit was undone before or written to a directory")
+        _restore(self._originals)
+
+    def __enter__(self) -> "Edit":
+        """The edit itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Undo it, unless that was done."""
+        if self._originals:
+            self.undo()
+
+
+def project(
+    model: nn.Module | str | Path,
+    selection: Selection,
+    *,
+    out: str | Path | None = None,
+    removed_scale: float = 0.0,
+    backend: str | None = None,
+) -> Edit:
+    """Project weights onto the selected components: ``W' = U_G (C * M) U_A^T`` with ``C = U_G^T W U_A``.
+
+    A module is edited in place. A checkpoint directory is streamed, shard by shard, to the new
+    directory ``out``; only targeted tensors are read and rewritten, every other byte is copied.
+
+    Args:
+        model: A module, or the path of a directory with safetensors.
+        selection: What ``rank`` returned for this model.
+        out: The new directory; with a directory as ``model`` only.
+        removed_scale: The removed part times this is kept: 0 deletes it, 1 changes nothing.
+        backend: Of ``staircase_project``; None lets ``ops`` choose.
+
+    Returns:
+        The edit: per target the kept share, the relative change and the backend; ``undo()``.
+
+    Raises:
+        ValueError: a target is missing, is not the weight the factors were fitted on, is tied to
+            another parameter or not finite; or an argument is out of range. Nothing was changed.
+        FileExistsError: ``out`` has content.
+        OSError: ``out`` cannot be written; nothing is left under its name.
+
+    Source:
+        Merullo et al., arXiv:2510.24256, section 5.
+    """
+    scale = require_scale(removed_scale)
+    start = time.perf_counter()
+    if not isinstance(model, nn.Module):
+        if out is None:
+            raise ValueError("out: expected a new directory for an edited checkpoint, got None")
+        targets = edit_checkpoint(Path(model), Path(out), selection, scale, backend)
+        return Edit(targets, time.perf_counter() - start, Path(out))
+    if out is not None:
+        raise ValueError("out: a module is edited in place; call its save_pretrained(out) afterwards")
+    modules = _checked(model, selection)
+    edited: dict[str, TargetEdit] = {}
+    with _restored_on_error() as originals:
+        for name, module in modules.items():
+            weight = linear.weight_of(module)
+            new, edited[name] = edit_weight(weight, selection[name], scale, backend)
+            originals.append((weight, weight.to("cpu", copy=True)))
+            weight.copy_(new)
+    return Edit(edited, time.perf_counter() - start, None, originals)
+
+
+def _checked(model: nn.Module, selection: Selection) -> dict[str, nn.Module]:
+    """The modules of the selection's targets, each of them one that may be edited."""
+    modules = dict(model.named_modules())
+    owners: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        pointer = parameter.data_ptr()
+        first = owners.setdefault(pointer, name)
+        for tied, target in ((first, name), (name, first)):
+            if target.removesuffix(".weight") in selection.targets and tied != target:
+                raise ValueError(
+                    f"model: {target!r} is tied to {tied!r}, and editing one would change both; untie them, "
+                    "or leave the target out"
+                )
+    for name, target in selection.items():
+        module = modules.get(name)
+        if module is None or not linear.is_linear_map(module):
+            got = "none of that name" if module is None else type(module).__name__
+            raise ValueError(f"model: expected a linear map {name!r}, as the selection has, got {got}")
+        require_fitted(name, linear.weight_of(module), target)
+    return {name: modules[name] for name in selection}
+
+
+@contextmanager
+def _restored_on_error() -> Iterator[list[tuple[Tensor, Tensor]]]:
+    originals: list[tuple[Tensor, Tensor]] = []
+    try:
+        with torch.no_grad():
+            yield originals
+    except BaseException:
+        _restore(originals)
+        raise
+
+
+def _restore(originals: list[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        while originals:
+            weight, original = originals.pop()
+            weight.copy_(original)
