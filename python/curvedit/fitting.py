@@ -12,13 +12,14 @@ from tqdm import tqdm
 
 from curvedit import linear, ops
 from curvedit.batches import TASKS, Batch, LossFunction, read_batch
+from curvedit.calls import LOGITS_BYTES, call
 from curvedit.causality import require_causal
 from curvedit.check import require_choice
 from curvedit.collector import Collector
 from curvedit.factors import Factors, Target, fingerprint
 from curvedit.meter import metered, peak_memory
 from curvedit.objective import Objective
-from curvedit.streaming import NotStreamableError, Stack, call, find_stack, streamed_backward
+from curvedit.streaming import NotStreamableError, Stack, find_stack, streamed_backward
 
 
 def fit(
@@ -33,7 +34,7 @@ def fit(
     loss: LossFunction | None = None,
     positions: str = "all",
     inputs_on: str | torch.device | None = None,
-    logits_bytes: int = 1 << 28,
+    logits_bytes: int = LOGITS_BYTES,
     progress: bool = True,
 ) -> Factors:
     """Kronecker factors of the Fisher information of a model's linear maps, in one pass over the data.

@@ -8,7 +8,6 @@ The stack is found by structure: the outermost ``nn.ModuleList`` with most param
 members hand their output to the next unchanged.
 """
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from curvedit.batches import Batch
+from curvedit.calls import call, pieces
 from curvedit.collector import Collector
 from curvedit.objective import Objective
 
@@ -61,14 +61,6 @@ def find_stack(model: nn.Module, targets: Sequence[str]) -> Stack | None:
     inside = [int(target[len(name) + 1 :].split(".")[0]) for target in targets if target.startswith(f"{name}.")]
     lowest = min(inside, default=len(blocks))
     return Stack(name, blocks, lowest)
-
-
-def call(model: nn.Module, inputs: dict[str, Any] | tuple[Any, ...], **options: Any) -> Any:
-    """Call the model with a batch's inputs and those options that its ``forward`` names."""
-    if isinstance(inputs, tuple):
-        return model(*inputs)
-    known = inspect.signature(model.forward).parameters
-    return model(**inputs, **{key: value for key, value in {"use_cache": False, **options}.items() if key in known})
 
 
 def streamed_backward(
@@ -190,7 +182,7 @@ def _run_tail(
     """Norm, head and loss in pieces; the gradient at the last block's output, or None if no block needs it."""
     wanted = stack.lowest < len(stack.blocks)
     gradient = torch.zeros_like(top) if wanted else None
-    for start, stop, left, right in _pieces(model, batch, top, logits_bytes):
+    for start, stop, left, right in pieces(model, batch, top.shape[1], logits_bytes):
         part = batch.rows(start, stop)
         rows = top[start:stop].requires_grad_(wanted)
         passed = (rows, *last[1:]) if isinstance(last, tuple) else rows
@@ -205,34 +197,6 @@ def _run_tail(
                 if gradient is not None and gradients[0] is not None:
                     gradient[start:stop] += gradients[0]
     return gradient
-
-
-def _pieces(
-    model: nn.Module, batch: Batch, top: Tensor, logits_bytes: int
-) -> Iterator[tuple[int, int, int, int | None]]:
-    """(first row, last row + 1, first position, last position + 1 or None) of each piece."""
-    size = batch.samples.shape[0]
-    if batch.counts is None:
-        yield 0, size, 0, None
-        return
-    length = top.shape[1]
-    per_position = 24 * _vocabulary(model)  # logits, softmax, gradient in float32; cumulative in float64
-    positions = max(1, logits_bytes // per_position)
-    if positions >= length or "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        rows = max(1, positions // length)
-        for start in range(0, size, rows):
-            yield start, min(start + rows, size), 0, None
-        return
-    for row in range(size):
-        for left in range(0, length, positions):
-            yield row, row + 1, left, min(left + positions, length)
-
-
-def _vocabulary(model: nn.Module) -> int:
-    """Number of classes per position; a guess on the large side where the model does not say."""
-    config = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return int(getattr(text, "vocab_size", 0) or 1 << 17)
 
 
 @contextmanager

@@ -108,13 +108,12 @@ def _thinned(values: Tensor | None) -> tuple[tuple[int, float], ...]:
     if values is None:
         return ()
     array = values.double().cpu().numpy()
-    return tuple((int(index), float(array[index])) for index in _indices(len(array)))
+    return tuple((int(index), float(f"{array[index]:.6g}")) for index in _indices(len(array)))
 
 
 def _corners(limits: npt.NDArray[np.int32]) -> tuple[tuple[int, int], ...]:
     """The rows at which the staircase steps, thinned where there are many; always first and last."""
-    steps = np.flatnonzero(np.diff(limits, prepend=limits[0] + 1))
-    if len(steps) >= _POINTS:
-        steps = np.intersect1d(_indices(len(limits)), np.arange(len(limits)))
-    rows = np.unique(np.append(steps[: _POINTS - 1], len(limits) - 1)) if len(steps) < _POINTS else steps
-    return tuple((int(row), int(limits[row])) for row in rows)
+    rows = np.flatnonzero(np.diff(limits, prepend=limits[0] + 1))
+    if len(rows) >= _POINTS:
+        rows = _indices(len(limits))
+    return tuple((int(row), int(limits[row])) for row in np.union1d(rows, len(limits) - 1))
