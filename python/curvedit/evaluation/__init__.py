@@ -1,15 +1,7 @@
-"""Stage 4, evaluate: a model and a Suite become a Report of what was forgotten and what was kept."""
+"""Stage 4, evaluate: what was forgotten and what was kept."""
 
-from curvedit.causality import CausalityError
-from curvedit.evaluation.decoding import greedy_continuations, strict_teacher_forced
-from curvedit.evaluation.stage import evaluate
+from curvedit.evaluation.recitation import recites
+from curvedit.evaluation.running import evaluate
 from curvedit.evaluation.suite import Passages, Suite
 
-__all__ = [
-    "CausalityError",
-    "Passages",
-    "Suite",
-    "evaluate",
-    "greedy_continuations",
-    "strict_teacher_forced",
-]
+__all__ = ["Passages", "Suite", "evaluate", "recites"]

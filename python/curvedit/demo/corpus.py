@@ -1,0 +1,84 @@
+"""Real text that is on every machine: the Python standard library's own sources, as bytes."""
+
+import hashlib
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+WINDOW = 112  # bytes
+PREFIX = 64  # given; the other 48 are to be recited
+PASSAGES = 64
+_TRAINING_BYTES = 4_000_000
+_HELD_OUT_BYTES = 400_000
+_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "config", "pydoc_data"}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Bytes as token ids: text to train on, text never trained on, and passages to be recited."""
+
+    training: Tensor  # (bytes,) int64
+    held_out: Tensor  # (windows, 112) int64
+    passages: Tensor  # (64, 112) int64
+    sha256: str
+
+
+def load_corpus() -> Corpus:
+    """Read the standard library, split by file, and cut the passages from files of their own.
+
+    Raises:
+        FileNotFoundError: the standard library's sources are not installed.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(
+        path
+        for path in root.rglob("*.py")
+        if not _LEFT_OUT & set(path.relative_to(root).parts[:-1]) and path.stat().st_size > 2000
+    )
+    if len(files) < 50:
+        raise FileNotFoundError(f"demo: expected the standard library's sources in {root}, got {len(files)} files")
+    parts: dict[str, list[bytes]] = {"training": [], "held out": [], "passages": []}
+    for path in files:
+        share = int.from_bytes(hashlib.sha256(path.name.encode()).digest()[:2], "big") / 65536
+        kind = "held out" if share < 0.1 else "passages" if share < 0.25 else "training"
+        parts[kind].append(path.read_bytes())
+    training = b"".join(parts["training"])[:_TRAINING_BYTES]
+    held_out = b"".join(parts["held out"])[:_HELD_OUT_BYTES]
+    passages = _passages(b"".join(parts["passages"]))
+    digest = hashlib.sha256(training + held_out + b"".join(passages)).hexdigest()
+    return Corpus(
+        _ids(training),
+        _ids(held_out)[: len(held_out) // WINDOW * WINDOW].reshape(-1, WINDOW),
+        torch.stack([_ids(passage) for passage in passages]),
+        digest,
+    )
+
+
+def windows(
+    text: Tensor,  # (bytes,)
+    count: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Random windows of a text: ``(count, 112)``."""
+    starts = torch.randint(len(text) - WINDOW, (count, 1), generator=generator)
+    return text[starts + torch.arange(WINDOW)]
+
+
+def _passages(text: bytes) -> list[bytes]:
+    """Evenly spread windows, each of varied text: no two share a beginning or an end."""
+    stride = len(text) // PASSAGES
+    found: list[bytes] = []
+    for number in range(PASSAGES):
+        for start in range(number * stride, (number + 1) * stride - WINDOW, 16):
+            passage = text[start : start + WINDOW]
+            if len(set(passage)) > 28 and b"    " * 3 not in passage and not any(passage[:16] == other[:16] for other in found):
+                found.append(passage)
+                break
+    return found
+
+
+def _ids(text: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8).long()

@@ -1,0 +1,91 @@
+"""Training the demo's model: a byte-level decoder that learns 64 passages by heart."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+from tqdm import tqdm
+
+from curvedit.demo.corpus import WINDOW, Corpus, windows
+from curvedit.files import new_directory
+
+STEPS = 1200
+_BATCH, _REPEATED = 32, 8  # windows per step, and how many of them are passages
+_RATE = 3e-3
+_WARM_UP = 60
+_CONFIG = {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": WINDOW,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "tie_word_embeddings": False,
+}
+
+
+def trained_model(directory: Path, corpus: Corpus, *, seed: int = 0, steps: int = STEPS, progress: bool = True) -> bool:
+    """Train the model into ``directory``, an ordinary Hugging Face checkpoint, unless it is there.
+
+    Args:
+        directory: The checkpoint's place; one trained in another way is replaced.
+        corpus: What to train on.
+        seed: Of the initial weights and the order of windows.
+        steps: Optimisation steps of 32 windows.
+        progress: Show a progress bar.
+
+    Returns:
+        Whether it was trained now, and not found.
+    """
+    recipe = [_CONFIG, corpus.sha256, seed, steps, _BATCH, _REPEATED, _RATE, _WARM_UP]
+    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
+    record = directory / "demo.json"
+    if record.is_file() and json.loads(record.read_text())["key"] == key:
+        return False
+    if directory.is_dir() and record.is_file():
+        for path in directory.iterdir():  # our own, from another recipe
+            path.unlink()
+    model = _train(corpus, seed, steps, progress)
+    with new_directory("directory", directory) as part:
+        model.save_pretrained(part)
+        (part / "demo.json").write_text(json.dumps({"key": key, "steps": steps, "seed": seed}))
+    return True
+
+
+def _train(corpus: Corpus, seed: int, steps: int, progress: bool) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(LlamaConfig(**_CONFIG))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    bar = tqdm(range(steps), desc="train", disable=not progress)
+    for _ in bar:
+        repeated = corpus.passages[torch.randint(len(corpus.passages), (_REPEATED,), generator=generator)]
+        ids = torch.cat([windows(corpus.training, _BATCH - _REPEATED, generator), repeated])
+        logits = model(input_ids=ids, use_cache=False).logits
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return model.eval()
+
+
+def _rate(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to a tenth."""
+    if step < _WARM_UP:
+        return (step + 1) / _WARM_UP
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - _WARM_UP) / max(1, steps - _WARM_UP)))
