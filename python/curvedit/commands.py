@@ -1,9 +1,9 @@
-"""What each verb of the command line does; parsing is in ``cli``, the work in the stages."""
+"""What each verb of the command line does; flags are in ``cli``, the work is in the stages."""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,18 @@ from curvedit.evaluation import Passages, Suite, evaluate
 from curvedit.factors import Factors
 from curvedit.files import write_whole
 from curvedit.fitting import fit
+from curvedit.page import save_report
 from curvedit.projection import project
 from curvedit.ranking import rank
 from curvedit.report import Report
 from curvedit.store import load_selection, save_selection
 
 Options = argparse.Namespace
+_NOT_RECORDED = ("run", "config", "traceback")
 
 
 def say(text: str) -> None:
-    """Print one line of a command's result."""
+    """Print a command's result."""
     sys.stdout.write(text + "\n")
 
 
@@ -34,7 +36,7 @@ def run_fit(options: Options) -> None:
     model = models.load_model(options.model, dtype=options.dtype, device=options.device)
     factors = fit(
         model,
-        _batches(options),
+        _batches(options.data, options),
         targets=options.targets,
         labels=options.labels,
         seed=options.seed,
@@ -47,8 +49,8 @@ def run_fit(options: Options) -> None:
     _record(options, out)
     facts = factors.provenance
     say(
-        f"{out}: {len(factors)} targets from {facts['positions']:,} positions in {facts['seconds']:.1f} s, "
-        f"{facts['coverage']['parameters']:.0%} of the parameters, peak {facts['peak_memory_bytes'] / 2**30:.2f} GiB"
+        f"{out}: {len(factors)} targets, {facts['coverage']['parameters']:.0%} of the parameters, from "
+        f"{facts['positions']:,} positions in {facts['seconds']:.1f} s, peak {facts['peak_memory_bytes'] / 2**30:.2f} GiB"
     )
 
 
@@ -56,32 +58,25 @@ def run_rank(options: Options) -> None:
     """Factor directory to a selection directory."""
     out = require_new_directory("out", Path(options.out))
     factors = Factors.load(options.factors)
-    model = None
-    if options.criterion == "svd":
-        if options.model is None:
-            raise ValueError("model: the criterion 'svd' reads the weights; give the checkpoint with --model")
-        model = models.load_model(options.model, dtype=options.dtype, device="cpu")
+    needs_model = options.criterion == "svd" and options.model is not None
     selection = rank(
         factors,
         keep_mass=options.keep_mass,
         criterion=options.criterion,
         scope=options.scope,
         targets=options.targets,
-        model=model,
+        model=models.load_model(options.model, dtype=options.dtype, device="cpu") if needs_model else None,
         seed=options.seed,
     )
     save_selection(selection, out, factors)
     _record(options, out)
-    for name, target in selection.items():
-        rows, columns = target.shape
-        say(f"{name}  {rows} x {columns}  kept {target.kept / (rows * columns):.2%} of components, mass {target.mass:.4f}")
+    say(_selection_table(selection))
 
 
 def run_project(options: Options) -> None:
     """Checkpoint directory and selection to an edited checkpoint directory."""
-    edit = project(
-        options.model, load_selection(options.selection), out=options.out, removed_scale=options.removed_scale
-    )
+    selection = load_selection(options.selection)
+    edit = project(options.model, selection, out=options.out, removed_scale=options.removed_scale)
     _record(options, Path(options.out))
     say(f"{options.out}: {len(edit.targets)} targets edited in {edit.seconds:.1f} s")
 
@@ -95,16 +90,129 @@ def run_evaluate(options: Options) -> None:
         baseline = evaluate(models.load_model(options.baseline, dtype=options.dtype, device=options.device), suite)
     model = models.load_model(options.model, dtype=options.dtype, device=options.device)
     report = evaluate(model, suite, baseline=baseline)
-    recipe = Path(options.model) / "curvedit.json"
-    if recipe.is_file():
-        report = report.with_recipe(json.loads(recipe.read_text()))
-    report.save(out)
+    record = Path(options.model) / "curvedit.json"
+    if record.is_file():
+        report = report.with_record(json.loads(record.read_text()))
+    save_report(report, out)
     _record(options, out)
     say(report.table())
     say(f"report: {out / 'report.html'}")
 
 
-def run_all(options: Options) -> None:
-    """All four stages from one configuration file, into one directory."""
-    out = require_new_directory("out", Path(options.out))
-    raise NotImplementedError(out)
+def run_demo(options: Options) -> None:
+    """The whole workflow on a model trained on the spot."""
+    from curvedit.demo.run import run_demo as run
+
+    out = Path(options.out)
+    report = run(out, progress=options.progress)
+    say(report.table())
+    say(f"report: {out / 'report.html'}")
+
+
+def run_merge(options: Options) -> None:
+    """Factor directories of disjoint data to one of their union."""
+    merged = Factors.merge(Factors.load(directory) for directory in options.factors)
+    merged.save(options.out)
+    _record(options, Path(options.out))
+    say(f"{options.out}: {len(merged)} targets from {len(options.factors)} factor directories")
+
+
+def run_inspect(options: Options) -> None:
+    """Say what a directory holds."""
+    path = Path(options.path)
+    if (path / "report.json").is_file():
+        say(Report.load(path).table())
+    elif (path / "selection.json").is_file():
+        say(_selection_table(load_selection(path)))
+    else:
+        factors = Factors.load(path)
+        facts = {key: value for key, value in factors.provenance.items() if key != "warnings"}
+        say(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True).rstrip())
+        for name, target in factors.targets.items():
+            say(f"{name}  {target.shape[0]} x {target.shape[1]}  {target.tokens:,} positions")
+
+
+def _selection_table(selection: Any) -> str:
+    lines = [f"{key}: {selection.recipe[key]}" for key in ("criterion", "keep_mass", "scope")]
+    for name, target in selection.items():
+        rows, columns = target.shape
+        share = target.kept / (rows * columns)
+        lines.append(f"{name}  {rows} x {columns}  keeps {share:.2%} of its components, mass {target.mass:.4f}")
+    return "\n".join(lines)
+
+
+def _record(options: Options, out: Path) -> None:
+    """Write the ``config.yaml`` that replays this run."""
+    settings = {key: value for key, value in vars(options).items() if key not in _NOT_RECORDED and value is not None}
+    write_whole(out / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+
+
+def _batches(paths: list[str], options: Options) -> Iterable[Any]:
+    if any(path.endswith(".safetensors") for path in paths):
+        if len(paths) != 1:
+            raise ValueError(f"data: expected one .safetensors file of images, got {paths}")
+        return data.image_batches(paths[0], batch_size=options.batch_size)
+    source: Any = paths[0] if len(paths) == 1 else [Path(path) for path in paths]
+    return data.token_batches(
+        source,
+        tokenizer=_tokenizer(options),
+        window=options.window,
+        batch_size=options.batch_size,
+        max_tokens=options.max_tokens,
+        text_field=options.text_field,
+        split=options.split,
+        cache=options.cache,
+    )
+
+
+def _tokenizer(options: Options) -> Any:
+    return models.load_tokenizer(options.tokenizer or options.model)
+
+
+def _suite(options: Options) -> Suite:
+    splits = {}
+    for entry in options.splits or []:
+        name, separator, path = entry.partition("=")
+        if not separator:
+            raise ValueError(f"splits: expected NAME=FILE, got {entry!r}")
+        splits[name] = data.image_batches(path, batch_size=options.batch_size)
+    return Suite(
+        passages=None if options.passages is None else _passages(Path(options.passages), options),
+        text=None if options.text is None else _batches(options.text, options),
+        splits=splits,
+        batch_size=options.batch_size,
+    )
+
+
+def _passages(path: Path, options: Options) -> Passages:
+    """Rows with ``prefix_ids`` and ``suffix_ids``, or with text or ``input_ids`` that are cut here."""
+    if not path.is_file():
+        raise FileNotFoundError(f"passages: expected a .jsonl file, got {path}")
+    prefixes, suffixes = [], []
+    tokenizer = None
+    cut, end = options.prefix_length, options.prefix_length + options.suffix_length
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"passages: {path}:{number} is no JSON ({error})") from error
+        if "prefix_ids" in row and "suffix_ids" in row:
+            prefixes.append(row["prefix_ids"])
+            suffixes.append(row["suffix_ids"])
+            continue
+        ids = row.get("input_ids")
+        if ids is None and isinstance(row.get(options.text_field), str):
+            tokenizer = tokenizer or _tokenizer(options)
+            if tokenizer is None:
+                raise ValueError(f"tokenizer: expected one for the text of {path}; give --tokenizer")
+            ids = tokenizer(row[options.text_field], add_special_tokens=False)["input_ids"]
+        if ids is None or len(ids) < end:
+            got = sorted(row) if ids is None else f"{len(ids)} tokens"
+            raise ValueError(f"passages: expected prefix_ids and suffix_ids, or {end} tokens, in {path}:{number}, got {got}")
+        prefixes.append(ids[:cut])
+        suffixes.append(ids[cut:end])
+    return Passages(prefixes, suffixes)
+
+

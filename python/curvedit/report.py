@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvedit.selection import Selection, TargetSelection
+
 FORMAT = 1
 METRICS = {  # name: (title, format, better)
     "strict": ("strict recitation", "{:.1%}", "lower"),
@@ -54,6 +56,7 @@ class Report:
     stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # seconds, peak_memory_bytes
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    title: str = ""
     reference: Reference | None = field(default=None, repr=False, compare=False)
 
     def with_control(self, name: str, measured: "Report") -> "Report":
@@ -65,6 +68,19 @@ class Report:
         if measured.after is None or dict(measured.before) != dict(self.before):
             raise ValueError(f"control {name!r}: expected a report with 'after' against the same baseline")
         return replace(self, controls=(*self.controls, (name, measured.after)))
+
+    def with_edit(
+        self, selection: Selection, edits: Mapping[str, Mapping[str, Any]], fitted: Mapping[str, Any]
+    ) -> "Report":
+        """This report with what was edited: selection, what happened per target, and the fit's provenance."""
+        targets = tuple(_summary(selection[name], edit) for name, edit in edits.items())
+        notes = (*self.notes, *fitted.get("warnings", ()))
+        return replace(self, recipe=dict(selection.recipe), targets=targets, notes=notes)
+
+    def with_record(self, record: Mapping[str, Any]) -> "Report":
+        """This report with the recipe that ``curvedit.json`` of an edited checkpoint records."""
+        targets = tuple({"name": name, **target} for name, target in record["targets"].items())
+        return replace(self, recipe=record["recipe"], targets=targets)
 
     def rows(self) -> list[tuple[str, Metrics]]:
         """Name and metrics of everything measured, baseline first."""
@@ -98,6 +114,7 @@ class Report:
             "stages": {name: dict(stage) for name, stage in self.stages.items()},
             "provenance": dict(self.provenance),
             "notes": list(self.notes),
+            "title": self.title,
             "targets": [dict(target) for target in self.targets],
         }
 
@@ -127,9 +144,24 @@ class Report:
                 stages=content["stages"],
                 provenance=content["provenance"],
                 notes=tuple(content["notes"]),
+                title=content["title"],
             )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"report: {path} is damaged ({error!r})") from error
+
+
+def _summary(target: TargetSelection, edit: Mapping[str, Any]) -> dict[str, Any]:
+    """One target's entry in ``report.json``, with series short enough to plot."""
+    series = {"limits": target.limits, "values_out": target.values_out, "values_in": target.values_in}
+    return {
+        "name": target.name,
+        "shape": list(target.shape),
+        "components_kept": target.kept,
+        "mass": target.mass,
+        "threshold": target.threshold,
+        **edit,
+        **{key: down_sampled(values) for key, values in series.items() if values is not None},
+    }
 
 
 def title(key: str) -> str:

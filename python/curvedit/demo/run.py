@@ -1,0 +1,141 @@
+"""The demo: train a model that recites, then fit, rank, project and evaluate, beside controls."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvedit.demo.corpus import PREFIX, Corpus, load_corpus, windows
+from curvedit.demo.training import STEPS, trained_model
+from curvedit.evaluation import Passages, Suite, evaluate, recites
+from curvedit.factors import Factors
+from curvedit.fitting import fit
+from curvedit.meter import metered
+from curvedit.projection import project
+from curvedit.ranking import rank
+from curvedit.page import save_report
+from curvedit.report import Report
+from curvedit.selection import Selection
+
+TARGETS = "model.layers.{2..3}.mlp.down_proj"  # the upper half of the four blocks
+CRITERION = "weighted"
+CONTROLS = {"curvature": "curvature (plain K-FAC)", "svd": "SVD truncation", "random": "random components"}
+FORGOTTEN = 0.03  # strict recitation that every method is brought down to
+_FIT_BATCHES, _BATCH = 60, 32
+_HELD_OUT = 768  # windows
+_STEPS = 9  # of the search for the largest share that forgets
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Random windows of the training text, the same on every iteration."""
+
+    text: Tensor
+    batches: int
+    seed: int
+
+    @property
+    def tokens(self) -> int:
+        """Positions that count."""
+        return self.batches * _BATCH * (PREFIX + 47)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the data is."""
+        return {"source": "random windows of the standard library's sources", "seed": self.seed, "batches": self.batches}
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Token ids ``(32, 112)``."""
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.batches):
+            yield windows(self.text, _BATCH, generator)
+
+
+def run_demo(out: Path, *, steps: int = STEPS, progress: bool = True) -> Report:
+    """Run the whole workflow into ``out``: ``model/``, ``edited/``, ``factors/``, ``report.json``, ``report.html``.
+
+    The share to keep is, for every criterion, the largest that brings strict recitation to
+    ``FORGOTTEN``, so that their perplexities compare at the same forgetting. The trained model is
+    kept in ``out/model`` and used again; everything else there is this demo's own and replaced.
+
+    Args:
+        out: The demo's directory.
+        steps: Training steps.
+        progress: Show progress bars.
+
+    Returns:
+        The report.
+    """
+    from transformers import AutoModelForCausalLM
+
+    corpus = load_corpus()
+    with metered(torch.device("cpu")) as training:
+        trained_model(out / "model", corpus, steps=steps, progress=progress)
+    model = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
+    suite = _suite(corpus)
+    before = evaluate(model, suite)
+    for name in ("factors", "edited"):
+        _remove_own(out / name)
+    factors = fit(model, Windows(corpus.training, _FIT_BATCHES, 1), targets=TARGETS, progress=progress)
+    factors.save(out / "factors")
+    with metered(torch.device("cpu")) as searching:
+        selection = largest_that_forgets(model, factors, suite, CRITERION)
+        others = {name: largest_that_forgets(model, factors, suite, name) for name in CONTROLS}
+    with project(model, selection) as edit:
+        report = evaluate(model, suite, baseline=before)
+    for name, control in others.items():
+        with project(model, control):
+            report = report.with_control(CONTROLS[name], evaluate(model, suite, baseline=before))
+    with metered(torch.device("cpu")) as projecting:
+        project(out / "model", selection, out=out / "edited")
+    stages = {
+        "train": {"seconds": training.seconds, "peak_memory_bytes": training.peak_bytes},
+        "fit": {key: factors.provenance[key] for key in ("seconds", "peak_memory_bytes")},
+        "rank": {"seconds": searching.seconds, "peak_memory_bytes": searching.peak_bytes},
+        "project": {"seconds": projecting.seconds, "peak_memory_bytes": projecting.peak_bytes},
+    }
+    edits = {name: asdict(target) for name, target in edit.targets.items()}
+    report = replace(
+        report.with_edit(selection, edits, factors.provenance),
+        stages={**stages, **report.stages},
+        title="64 passages of the Python standard library, forgotten",
+    )
+    save_report(report, out)
+    return report
+
+
+def largest_that_forgets(model: nn.Module, factors: Factors, suite: Suite, criterion: str) -> Selection:
+    """The selection with the largest ``keep_mass`` at which at most 3 % of the passages are recited."""
+    if suite.passages is None:
+        raise ValueError("suite: expected passages to search on, got none")
+    low, high = 0.0, 1.0
+    found = None
+    for _ in range(_STEPS):
+        share = (low + high) / 2
+        selection = rank(factors, keep_mass=share, criterion=criterion, model=model)
+        with project(model, selection):
+            recited = recites(model, suite.passages)
+        if sum(recited) <= FORGOTTEN * len(recited):
+            low, found = share, selection
+        else:
+            high = share
+    if found is None:
+        raise RuntimeError(f"demo: no share of {criterion!r} components forgets the passages")
+    return found
+
+
+def _suite(corpus: Corpus) -> Suite:
+    passages = Passages(corpus.passages[:, :PREFIX].tolist(), corpus.passages[:, PREFIX:].tolist())
+    return Suite(passages=passages, text=list(corpus.held_out[:_HELD_OUT].split(_BATCH)), batch_size=64)
+
+
+def _remove_own(directory: Path) -> None:
+    """Remove an earlier demo's output, which is told by the files it writes."""
+    if directory.is_dir() and any((directory / name).is_file() for name in ("manifest.json", "curvedit.json")):
+        for path in directory.iterdir():
+            path.unlink()
+
+
