@@ -84,7 +84,7 @@ def test_from_moments_shares_inputs_given_twice():
 
 def test_norm_weighted_factors_are_missed_by_name(model):
     made = Factors.from_moments({"a": (torch.eye(3), torch.eye(2), 5)})
-    with pytest.raises(KeyError, match="A_w of a was not fitted; fit again with weighted=True"):
+    with pytest.raises(KeyError, match="[AG]_w of a was not fitted; fit again with weighted=True"):
         curvedit.rank(made, keep_mass=0.5, criterion="weighted")
 
 

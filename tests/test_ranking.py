@@ -145,7 +145,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize(("kind", "size"), itertools.product(HOSTILE, [1, 2, 40]))
+@pytest.mark.parametrize(("kind", "size"), list(itertools.product(HOSTILE, [1, 2, 40])))
 def test_hostile_factors_get_a_certified_basis(kind, size):
     factor = HOSTILE[kind](size)
     for attempts in (None, (torch.float32, torch.float64)):

@@ -1,0 +1,153 @@
+"""Triton kernel of ``syrk_accumulate``: one program per lower tile, the token loop inside.
+
+Half-precision products are exact in float32, so inputs go to the tensor cores as they are; float32
+inputs are multiplied in float32. Tensor cores truncate when they add, so the registers are flushed
+into the float32 tile at least every 16k tokens.
+"""
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from curvedit.kernels.tiles import TILE, tile_count
+
+FLUSH = 16384  # tokens per launch
+_GROUP = 8  # tile rows that are walked together, so that their columns of x stay in the L2 cache
+
+# (tokens per step, warps, pipeline stages) by compute capability and input: half precision, float32
+CONFIGS = {
+    80: {"half": (32, 8, 3), "float32": (16, 8, 2)},
+    86: {"half": (32, 8, 3), "float32": (16, 8, 2)},
+    89: {"half": (32, 8, 3), "float32": (16, 8, 2)},
+    90: {"half": (64, 8, 3), "float32": (16, 8, 2)},
+    120: {"half": (32, 8, 3), "float32": (16, 8, 2)},
+}
+
+
+@triton.jit
+def syrk_accumulate_kernel(
+    out,  # (tiles, 128, 128) float32
+    x,  # (tokens, dim)
+    weight,  # (tokens,) float32, or x itself where unused
+    tokens,
+    dim,
+    token_stride,
+    dim_stride,
+    WEIGHTED: tl.constexpr,
+    UPCAST: tl.constexpr,  # multiply in float32: for the interpreter, whose bfloat16 products are wrong
+    TILE: tl.constexpr,
+    GROUP: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    row, col = _tile_of(tl.program_id(0), tl.cdiv(dim, TILE), GROUP)
+    rows = row * TILE + tl.arange(0, TILE)
+    cols = col * TILE + tl.arange(0, TILE)
+    total = tl.zeros((TILE, TILE), dtype=tl.float32)
+    for start in range(0, tokens, STEP):
+        token = start + tl.arange(0, STEP)
+        inside = token < tokens
+        at = x + token.to(tl.int64)[:, None] * token_stride
+        left = tl.load(at + rows[None, :].to(tl.int64) * dim_stride, inside[:, None] & (rows < dim)[None, :], other=0.0)
+        right = tl.load(at + cols[None, :].to(tl.int64) * dim_stride, inside[:, None] & (cols < dim)[None, :], other=0.0)
+        if UPCAST:
+            left = left.to(tl.float32)
+            right = right.to(tl.float32)
+        if WEIGHTED:  # the root on both sides, equally rounded, keeps the sum symmetric
+            w = tl.load(weight + token, inside, other=0.0)
+            root = tl.sqrt(w)[:, None]
+            used = (w > 0)[:, None]
+            left = tl.where(used, left.to(tl.float32) * root, 0.0).to(left.dtype)
+            right = tl.where(used, right.to(tl.float32) * root, 0.0).to(right.dtype)
+        total = tl.dot(tl.trans(left), right, total, input_precision="ieee")
+    index = (row * (row + 1) // 2 + col).to(tl.int64) * (TILE * TILE)
+    place = out + index + tl.arange(0, TILE)[:, None] * TILE + tl.arange(0, TILE)[None, :]
+    tl.store(place, tl.load(place) + total)
+
+
+@triton.jit
+def _row_of(index):
+    """The row of the element ``index`` of a packed lower triangle; the root may be off by one."""
+    row = ((tl.sqrt(8.0 * index.to(tl.float32) + 1.0) - 1.0) / 2.0).to(tl.int32)
+    row = tl.where(row * (row + 1) // 2 > index, row - 1, row)
+    return tl.where((row + 1) * (row + 2) // 2 <= index, row + 1, row)
+
+
+@triton.jit
+def _tile_of(program, side, GROUP: tl.constexpr):
+    """Program to (row, column): groups of tile rows, column by column; the triangle at the end of each."""
+    first = _row_of(program) // GROUP * GROUP
+    height = tl.minimum(GROUP, side - first)
+    place = program - first * (first + 1) // 2
+    corner = place - height * first
+    corner_row = _row_of(tl.maximum(corner, 0))
+    is_corner = corner >= 0
+    row = tl.where(is_corner, corner_row, place % height)
+    col = tl.where(is_corner, first + corner - corner_row * (corner_row + 1) // 2, place // height)
+    return first + row, col
+
+
+def syrk_accumulate(
+    out: Tensor,  # (tile_count(d), 128, 128) float32, contiguous
+    x: Tensor,  # (tokens, d) float32, bfloat16 or float16, any strides
+    weight: Tensor | None = None,  # (tokens,) float32, >= 0
+) -> None:
+    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place.
+
+    Raises:
+        TypeError: a dtype is not accepted.
+        ValueError: a shape, layout or device does not fit.
+        RuntimeError: there is no configuration for this GPU.
+    """
+    _require(out, x, weight)
+    step, warps, stages = config(x)
+    for start in range(0, x.shape[0], FLUSH):
+        block = x[start : start + FLUSH]
+        syrk_accumulate_kernel[(out.shape[0],)](
+            out,
+            block,
+            block if weight is None else weight[start : start + FLUSH],
+            block.shape[0],
+            block.shape[1],
+            block.stride(0),
+            block.stride(1),
+            WEIGHTED=weight is not None,
+            UPCAST=_interpreted() and x.dtype != torch.float32,
+            TILE=TILE,
+            GROUP=_GROUP,
+            STEP=step,
+            num_warps=warps,
+            num_stages=stages,
+        )
+
+
+def config(x: Tensor) -> tuple[int, int, int]:
+    """(tokens per step, warps, stages) for this input on its device."""
+    kind = "float32" if x.dtype == torch.float32 else "half"
+    if x.device.type != "cuda":
+        return CONFIGS[80][kind]
+    major, minor = torch.cuda.get_device_capability(x.device)
+    if 10 * major + minor not in CONFIGS:
+        raise RuntimeError(f"syrk_accumulate: no configuration for compute capability {major}.{minor}; has {sorted(CONFIGS)}")
+    return CONFIGS[10 * major + minor][kind]
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _require(out: Tensor, x: Tensor, weight: Tensor | None) -> None:
+    if x.ndim != 2:
+        raise ValueError(f"x: expected shape (tokens, d), got {tuple(x.shape)}")
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise TypeError(f"x: expected float32, bfloat16 or float16, got {x.dtype}")
+    expected = (tile_count(x.shape[1]), TILE, TILE)
+    if tuple(out.shape) != expected or out.dtype != torch.float32 or not out.is_contiguous():
+        raise ValueError(f"out: expected contiguous float32 {expected}, got {out.dtype} {tuple(out.shape)}")
+    if weight is not None and (tuple(weight.shape) != (x.shape[0],) or weight.dtype != torch.float32):
+        raise ValueError(f"weight: expected float32 ({x.shape[0]},), got {weight.dtype} {tuple(weight.shape)}")
+    for name, tensor in (("out", out), ("weight", weight)):
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name}: expected a tensor on {x.device}, as x, got {tensor.device}")

@@ -1,0 +1,81 @@
+"""Compiles every variant of the Triton kernels for one architecture and prints its resources as JSON.
+
+Run in a process of its own, without TRITON_INTERPRET: ``python aot_worker.py 90``.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from curvedit.kernels import staircase_project as projection
+from curvedit.kernels import syrk_accumulate as syrk
+
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+ALIGNED = [["tt.divisibility", 16]]
+
+
+def variants(architecture):
+    """Name, kernel, argument types, constants, aligned arguments and options of every variant.
+
+    Aligned sizes are those of real models; odd ones load single elements and need more registers.
+    """
+    for dtype in ("bf16", "fp16", "fp32"):
+        step, warps, stages = syrk.CONFIGS[architecture]["float32" if dtype == "fp32" else "half"]
+        for weighted, odd in ((False, False), (True, False), (True, True)):
+            types = {"out": "*fp32", "x": f"*{dtype}", "weight": "*fp32" if weighted else f"*{dtype}"}
+            types |= {"tokens": "i32", "dim": "i32", "token_stride": "i64"}
+            constants = {"dim_stride": 1, "WEIGHTED": weighted, "UPCAST": False, "TILE": syrk.TILE}
+            constants |= {"GROUP": syrk._GROUP, "STEP": step}
+            name = f"syrk_accumulate {dtype}{' weighted' if weighted else ''}{' odd' if odd else ''}"
+            options = {"num_warps": warps, "num_stages": stages}
+            unaligned = ("tokens", "dim", "token_stride") if odd else ("tokens",)
+            yield name, syrk.syrk_accumulate_kernel, types, constants, unaligned, options
+    for into, odd in ((False, False), (True, False), (False, True), (True, True)):
+        types = dict.fromkeys(("out", "left", "right"), "*fp32") | {"limits": "*i32"}
+        types |= dict.fromkeys(("rows", "columns", "depth"), "i32")
+        fixed = "right_column_stride" if into else "right_row_stride"
+        types["right_row_stride" if into else "right_column_stride"] = "i64"
+        constants = {fixed: 1, "INTO": into, "ROWS": projection.ROWS, "COLUMNS": projection.COLUMNS}
+        constants["DEPTH"] = projection.DEPTH
+        options = {"num_warps": projection.WARPS, "num_stages": projection.STAGES}
+        name = f"staircase_project {'into' if into else 'out of'} the eigenbasis{' odd' if odd else ''}"
+        unaligned = tuple(name for name in types if not types[name].startswith("*")) if odd else ("rows",)
+        yield name, projection.staircase_product_kernel, types, constants, unaligned, options
+
+
+def compile_one(architecture, kernel, types, constants, unaligned, options):
+    names = kernel.arg_names
+    signature = {name: types.get(name, "constexpr") for name in names}
+    aligned = {(i,): ALIGNED for i, name in enumerate(names) if name in types and name not in unaligned}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+
+
+def resources(compiled):
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [TOOLS / "cuobjdump", "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+        sass = subprocess.run([TOOLS / "nvdisasm", "-c", file.name], capture_output=True, text=True, check=True).stdout
+    found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    return {
+        "registers": found["REG"],
+        "stack": found["STACK"],
+        "shared": compiled.metadata.shared,
+        "spills": len(re.findall(r"\b(?:LDL|STL)\b", sass)),
+        "tensor_core": len(re.findall(r"\bHG?MMA\b", sass)),
+    }
+
+
+if __name__ == "__main__":
+    target = int(sys.argv[1])
+    print(json.dumps({n: resources(compile_one(target, *v)) for n, *v in variants(target)}))

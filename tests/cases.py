@@ -1,0 +1,43 @@
+"""Inputs of the kernels, shared by tests and benchmarks."""
+
+import pytest
+import torch
+
+from curvedit import ops
+
+
+def run(op, *args, backend, device="cpu"):
+    """Run one backend on one device; skip, and say why, where it cannot."""
+    placed = [arg.to(device) if isinstance(arg, torch.Tensor) else arg for arg in args]
+    try:
+        ops.choose(op, *placed, backend=backend)
+    except RuntimeError as reason:
+        if torch.cuda.is_available():
+            raise  # a machine with a GPU runs every backend
+        pytest.skip(str(reason))
+    return ops.call(op, *placed, backend=backend), placed
+
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def integers(*shape, seed=0, dtype=torch.float32):
+    """Small enough that sums of products stay exact in float32, and in bfloat16 themselves."""
+    return torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def orthogonal(size, seed=0):
+    return torch.linalg.qr(normal(size, size, seed=seed).double()).Q.float()
+
+
+def permutation(size, seed=0):
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    return torch.eye(size)[order]
+
+
+def limits_of(m, n, keep_mass, power=1.0):
+    """The staircase that power-law spectra give."""
+    lam = torch.arange(1, m + 1, dtype=torch.float64) ** -power
+    mu = torch.arange(1, n + 1, dtype=torch.float64) ** -power
+    return ops.call("staircase_limits", lam, mu, keep_mass)[0]

@@ -1,0 +1,20 @@
+"""Versions at the head of each run; Triton's interpreter where there is no GPU."""
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():  # must be set before a kernel module is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import transformers
+
+from curvedit import _C
+
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+
+def pytest_report_header() -> str:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return f"torch {torch.__version__}, transformers {transformers.__version__}, cpu {_C.syrk_instruction_set()}, gpu {gpu}"

@@ -1,0 +1,166 @@
+"""Every backend of syrk_accumulate against float64, and on cases that never round."""
+
+import pytest
+import torch
+from cases import integers, normal, run
+from compare import assert_as_accurate
+
+from curvedit import native, ops
+from curvedit.kernels import tiles
+from curvedit.kernels.syrk_accumulate_ref import syrk_accumulate_ref
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+HALVES = [torch.bfloat16, torch.float16]
+SIZES = [(1, 1), (7, 5), (64, 127), (300, 128), (33, 129), (513, 257)]  # (tokens, d)
+INTERPRETED = [(7, 5), (33, 129)]  # the interpreter takes a second per case
+BACKENDS = ops.backends("syrk_accumulate")
+
+sized = pytest.mark.parametrize(
+    ("backend", "tokens", "d"),
+    [(b, *size) for b in BACKENDS for size in (INTERPRETED if b == "triton" else SIZES)],
+)
+dtyped = pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+
+
+def accumulate(x, weight, backend, start=None):
+    """Dense result of accumulating onto ``start`` (packed; zeros by default)."""
+    d = x.shape[1]
+    out = tiles.zeros(d) if start is None else start.clone()
+    _, placed = run("syrk_accumulate", out, x, weight, backend=backend, device=DEVICE)
+    return tiles.unpack(placed[0].cpu(), d)
+
+
+def reference(x, weight, dtype):
+    out = tiles.zeros(x.shape[1], dtype=dtype)
+    syrk_accumulate_ref(out, x.to(dtype), None if weight is None else weight.to(dtype))
+    return tiles.unpack(out, x.shape[1])
+
+
+@sized
+@dtyped
+@pytest.mark.parametrize("weighted", [False, True])
+def test_matches_float64(backend, tokens, d, dtype, weighted):
+    x = normal(tokens, d, dtype=dtype)
+    weight = normal(tokens, seed=1).abs() if weighted else None
+    got = accumulate(x, weight, backend) if backend != "reference" or dtype == torch.float32 else None
+    if got is None:
+        pytest.skip("the reference multiplies in the input's own precision")
+    if backend == "triton" and weighted and dtype in HALVES:  # the root is applied in half precision
+        truth = reference(x, weight, torch.float64)
+        assert (got - truth).norm() <= 2 * torch.finfo(dtype).eps * truth.norm()
+        assert torch.equal(got, got.T)
+        return
+    assert_as_accurate(got, reference(x, weight, torch.float32), reference(x, weight, torch.float64))
+
+
+@sized
+@dtyped
+def test_is_exact_when_nothing_rounds(backend, tokens, d, dtype):
+    x = integers(tokens, d, dtype=dtype)
+    weight = integers(tokens, seed=2).abs().square()  # 0, 1, 4, 9, 16: their roots are exact
+    if backend == "reference" and dtype in HALVES:
+        pytest.skip("the reference multiplies in the input's own precision")
+    start = tiles.pack(torch.ones(d, d))
+    got = accumulate(x, weight, backend, start)
+    assert torch.equal(got.double(), reference(x, weight, torch.float64) + 1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tokens_of_weight_zero_are_not_read(backend):
+    x = integers(20, 9)
+    weight = torch.ones(20)
+    weight[[0, 7, 19]] = 0
+    expected = reference(x, weight, torch.float64)
+    x[[0, 7, 19]] = torch.nan
+    assert torch.equal(accumulate(x, weight, backend).double(), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_tokens_change_nothing(backend):
+    start = tiles.pack(torch.ones(130, 130))
+    assert torch.equal(accumulate(torch.empty(0, 130), None, backend, start), torch.ones(130, 130))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("view", ["columns", "transposed", "every second token"])
+def test_strides_are_respected(backend, view):
+    base = integers(40, 140)
+    x = {"columns": base[:, 3:33], "transposed": base.T[:, :20], "every second token": base[::2, :30]}[view]
+    assert not x.is_contiguous()
+    assert torch.equal(accumulate(x, None, backend).double(), reference(x, None, torch.float64))
+
+
+@pytest.mark.parametrize("d", [1, 100, 128, 200, 300])
+def test_memory_around_the_output_is_untouched(d):
+    count = tiles.tile_count(d) * tiles.TILE**2
+    memory = torch.full((count + 2000,), 7.0)
+    out = memory[1000:-1000].view(-1, tiles.TILE, tiles.TILE)
+    out.zero_()
+    native.syrk_accumulate(out, normal(50, d))
+    assert (memory[:1000] == 7).all()
+    assert (memory[-1000:] == 7).all()
+
+
+def test_the_number_of_threads_changes_nothing():
+    x = normal(700, 390)
+    results = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        results.append(accumulate(x, None, "cpp"))
+    torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_subnormal_and_infinite_halves_are_converted():
+    x = torch.tensor([[2.0**-24], [2.0**-15], [65504.0], [0.0], [-1.5]]).half()
+    out = tiles.zeros(1)
+    for row in x:
+        out.zero_()
+        native.syrk_accumulate(out, row[None])
+        assert out[0, 0, 0] == row.float().square()
+    native.syrk_accumulate(out, torch.full((1, 1), torch.inf).half())
+    assert out[0, 0, 0] == torch.inf
+
+
+def test_packing_round_trip():
+    for size in (1, 128, 129, 300):
+        matrix = normal(size, size)
+        matrix = matrix + matrix.T
+        assert torch.equal(tiles.unpack(tiles.pack(matrix), size), matrix)
+        assert tiles.pack(matrix).shape[0] == tiles.tile_count(size)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": torch.ones(4)}, ValueError, r"x: expected shape \(\*, \*\)"),
+        ({"x": torch.ones(4, 3).double()}, TypeError, "x: expected one of"),
+        ({"x": torch.ones(4, 200)}, ValueError, r"out: expected shape \(3, 128, 128\), got \(1, 128, 128\)"),
+        ({"out": tiles.zeros(3).double()}, TypeError, "out: expected one of"),
+        ({"out": tiles.zeros(3).mT}, ValueError, "out: expected a contiguous tensor"),
+        ({"weight": torch.ones(3)}, ValueError, r"weight: expected shape \(4\)"),
+        ({"weight": torch.tensor([1.0, -1, 1, 1])}, ValueError, "weight: expected values >= 0, got -1"),
+        ({"weight": torch.tensor([1.0, torch.nan, 1, 1])}, ValueError, "weight: expected finite values"),
+    ],
+)
+def test_refuses(change, error, message):
+    arguments = {"out": tiles.zeros(3), "x": torch.ones(4, 3), "weight": None, **change}
+    with pytest.raises(error, match=message):
+        native.syrk_accumulate(**arguments)
+
+
+def test_a_planted_fault_is_seen():
+    x = normal(300, 129)
+    got = accumulate(x, None, "cpp")
+    got[128, 5] = 0
+    with pytest.raises(AssertionError, match="error"):
+        assert_as_accurate(got, reference(x, None, torch.float32), reference(x, None, torch.float64))
+
+
+def test_an_unmeasured_backend_runs_by_name_only():
+    out, x = tiles.zeros(3), torch.ones(4, 3)
+    assert ops.choose("syrk_accumulate", out, x).backend == "cpp"
+    with pytest.raises(RuntimeError, match="has no backend 'cuda'"):
+        ops.choose("syrk_accumulate", out, x, backend="cuda")
