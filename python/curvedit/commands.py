@@ -15,7 +15,6 @@ from curvedit.evaluation import Passages, Suite, evaluate
 from curvedit.factors import Factors
 from curvedit.files import write_whole
 from curvedit.fitting import fit
-from curvedit.page import save_report
 from curvedit.projection import project
 from curvedit.ranking import rank
 from curvedit.report import Report
@@ -93,7 +92,7 @@ def run_evaluate(options: Options) -> None:
     record = Path(options.model) / "curvedit.json"
     if record.is_file():
         report = report.with_record(json.loads(record.read_text()))
-    save_report(report, out)
+    report.save(out)
     _record(options, out)
     say(report.table())
     say(f"report: {out / 'report.html'}")

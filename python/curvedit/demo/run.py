@@ -1,7 +1,7 @@
 """The demo: train a model that recites, then fit, rank, project and evaluate, beside controls."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from curvedit.fitting import fit
 from curvedit.meter import metered
 from curvedit.projection import project
 from curvedit.ranking import rank
-from curvedit.page import save_report
 from curvedit.report import Report
 from curvedit.selection import Selection
 
@@ -91,19 +90,11 @@ def run_demo(out: Path, *, steps: int = STEPS, progress: bool = True) -> Report:
             report = report.with_control(CONTROLS[name], evaluate(model, suite, baseline=before))
     with metered(torch.device("cpu")) as projecting:
         project(out / "model", selection, out=out / "edited")
-    stages = {
-        "train": {"seconds": training.seconds, "peak_memory_bytes": training.peak_bytes},
-        "fit": {key: factors.provenance[key] for key in ("seconds", "peak_memory_bytes")},
-        "rank": {"seconds": searching.seconds, "peak_memory_bytes": searching.peak_bytes},
-        "project": {"seconds": projecting.seconds, "peak_memory_bytes": projecting.peak_bytes},
-    }
-    edits = {name: asdict(target) for name, target in edit.targets.items()}
-    report = replace(
-        report.with_edit(selection, edits, factors.provenance),
-        stages={**stages, **report.stages},
-        title="64 passages of the Python standard library, forgotten",
-    )
-    save_report(report, out)
+    report = report.with_edit(selection, edit.targets, factors.provenance)
+    for name, meter in (("train", training), ("rank", searching), ("project", projecting)):
+        report = report.with_stage(name, seconds=meter.seconds, peak_memory_bytes=meter.peak_bytes)
+    report = report.with_title("64 passages of the Python standard library, forgotten")
+    report.save(out)
     return report
 
 

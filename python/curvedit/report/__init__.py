@@ -1,0 +1,18 @@
+"""What was measured, how the edit came about, and its rendering as text and as a page."""
+
+from curvedit.report.metrics import MEASURES, Metric, Metrics
+from curvedit.report.reference import Reference
+from curvedit.report.targets import TargetSummary, summarise_selection
+from curvedit.report.value import Control, Report, Stage
+
+__all__ = [
+    "MEASURES",
+    "Control",
+    "Metric",
+    "Metrics",
+    "Reference",
+    "Report",
+    "Stage",
+    "TargetSummary",
+    "summarise_selection",
+]

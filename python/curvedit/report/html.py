@@ -1,0 +1,283 @@
+"""The report as one self-contained page: a function of ``report.json`` and of nothing else."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from curvedit.report import figures
+from curvedit.report.figures import Entry
+from curvedit.report.metrics import FORGOTTEN, Metric, Metrics, measure_of, spell
+from curvedit.report.style import AFTER, BEFORE, CONTROLS, CSS
+from curvedit.report.targets import TargetSummary
+from curvedit.report.verdict import caveats, headline, sentence, tiles
+
+_SHOWN = 12  # targets with figures
+_ARROWS = {"lower": "lower is better", "higher": "higher is better", "": ""}
+Columns = list[tuple[str, str, dict[str, Metric]]]  # name, colour, metrics by key
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """The page of a ``report.json`` document."""
+    columns = _columns(document)
+    targets = [TargetSummary.from_json(target) for target in document["targets"]]
+    title = headline(document)
+    body = [
+        _header(document, columns, title, targets),
+        _warnings(document["warnings"]),
+        _metrics(document, columns),
+        _panels(columns),
+        _figures(targets),
+        _targets(targets),
+        _provenance(document),
+        _limits(document),
+    ]
+    versions = " · ".join(f"{name} {version}" for name, version in document["tool"].items())
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/><title>{escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        f"<style>{CSS}</style></head><body><main>\n" + "\n".join(part for part in body if part) + "\n"
+        f"<footer>{escape(versions)}</footer></main></body></html>\n"
+    )
+
+
+def _columns(document: Mapping[str, Any]) -> Columns:
+    found: Columns = [("before", BEFORE, dict(Metrics.from_json(document["before"]).items()))]
+    if document["after"] is not None:
+        found.append(("after", AFTER, dict(Metrics.from_json(document["after"]).items())))
+    for place, control in enumerate(document["controls"]):
+        colour = CONTROLS[place % len(CONTROLS)]
+        found.append((control["name"], colour, dict(Metrics.from_json(control).items())))
+    return found
+
+
+def _keys(columns: Columns) -> list[str]:
+    return list(dict.fromkeys(key for _, _, metrics in columns for key in metrics))
+
+
+def _entries(columns: Columns, key: str) -> list[Entry]:
+    return [Entry(name, colour, metrics[key]) for name, colour, metrics in columns if key in metrics]
+
+
+def _header(document: Mapping[str, Any], columns: Columns, title: str, targets: Sequence[TargetSummary]) -> str:
+    before, after = columns[0][2], columns[1][2] if document["after"] is not None else None
+    recipe = document["recipe"]
+    facts = []
+    if document["model"].get("parameters"):
+        facts.append(f"{document['model']['class']}, {document['model']['parameters']:,} parameters")
+    if targets:
+        sizes = [1 if target.shape is None else target.shape[0] * target.shape[1] for target in targets]
+        kept = sum(target.kept * size for target, size in zip(targets, sizes, strict=True)) / sum(sizes)
+        plural = "matrix" if len(targets) == 1 else "matrices"
+        facts.append(f"{len(targets)} weight {plural} edited, {100 * kept:.3g} % of components kept")
+    if "criterion" in recipe and "keep_mass" in recipe:
+        facts.append(f"criterion {recipe['criterion']}, keep_mass {recipe['keep_mass']:g}")
+    cards = "".join(
+        f'<div class="tile"><div class="name">{escape(tile.name)}</div>'
+        f'<div class="big{"" if tile.edited else " plain"}">{escape(tile.value)}</div>'
+        f'<div class="from">{escape(tile.note)}</div></div>'
+        for tile in tiles(before, after)
+    )
+    lead = sentence(before, after, document["data"]).replace(" %", "\u00a0%")
+    return (
+        f'<header><div class="kicker">curvedit report</div><h1>{escape(title)}</h1>'
+        f'<p class="lead">{escape(lead)}</p>'
+        f'<p class="sub">{escape(" · ".join(facts))}</p><div class="tiles">{cards}</div></header>'
+    )
+
+
+def _warnings(warnings: Sequence[str]) -> str:
+    if not warnings:
+        return ""
+    rows = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
+    return f'<div class="warnings"><strong>Warnings</strong><ul>{rows}</ul></div>'
+
+
+def _metrics(document: Mapping[str, Any], columns: Columns) -> str:
+    head = "".join(
+        f'<th class="number"><span class="swatch" style="background:{colour}"></span>{escape(name)}</th>'
+        for name, colour, _ in columns
+    )
+    rows = []
+    for key in _keys(columns):
+        measure = measure_of(key)
+        what = "; ".join(part for part in (measure.meaning, _ARROWS[measure.better]) if part)
+        cells = "".join(_cell(key, name, metrics.get(key)) for name, _, metrics in columns)
+        rows.append(f'<tr><td>{escape(measure.label)}<span class="what">{escape(what)}</span></td>{cells}</tr>')
+    notes = [_counts(document["data"]), *caveats(columns, document["data"])]
+    return (
+        "<section><h2>Measurements</h2>"
+        '<p class="sub">Values with 95 % bootstrap intervals.</p>'
+        f'<div class="sheet"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        + "".join(f'<p class="note">{escape(note)}</p>' for note in notes if note)
+        + "</section>"
+    )
+
+
+def _cell(key: str, name: str, metric: Metric | None) -> str:
+    if metric is None:
+        return '<td class="number">–</td>'
+    value, interval = spell(key, metric)
+    style = "number after" if name == "after" else "number"
+    return f'<td class="{style}"><span class="value">{value}</span><span class="interval">{interval}</span></td>'
+
+
+def _counts(data: Mapping[str, Mapping[str, int]]) -> str:
+    parts = [
+        f"{key.replace('_', ' ')}: " + ", ".join(f"{count:,} {unit}" for unit, count in counts.items() if unit != key)
+        if set(counts) != {key}
+        else f"{counts[key]:,} {key}"
+        for key, counts in data.items()
+    ]
+    return "Measured on " + "; ".join(parts) + "." if parts else ""
+
+
+def _panels(columns: Columns) -> str:
+    cards = [
+        f'<div class="card"><h3>{escape(measure_of(key).label)}</h3>'
+        f"{figures.intervals(key, _entries(columns, key))}</div>"
+        for key in _keys(columns)
+    ]
+    both = [(name, colour, metrics) for name, colour, metrics in columns if {"strict", "perplexity"} <= set(metrics)]
+    chart = ""
+    if len(both) > 1:
+        forgotten, kept = _entries(both, "strict"), _entries(both, "perplexity")
+        chart = (
+            '<div class="card" style="margin-top:14px"><h3>Recitation against perplexity</h3>'
+            '<p class="sub" style="margin-top:0">Towards the lower left: more forgotten at less cost.</p>'
+            f"{figures.trade_off(forgotten, kept, ('perplexity', 'strict'))}</div>"
+        )
+    return (
+        "<section><h2>Before and after</h2>"
+        '<p class="sub">Each metric on its own scale; bars are the 95 % intervals.</p>'
+        f'<div class="panels">{"".join(cards)}</div>{chart}</section>'
+    )
+
+
+def _figures(targets: Sequence[TargetSummary]) -> str:
+    targets = [target for target in targets if target.limits or target.values_out]
+    if not targets:
+        return ""
+    shown = _sample(targets)
+    cards = "".join(
+        f'<div class="card"><h3 class="mono">{escape(target.name)}</h3>'
+        f'<p class="sub" style="margin-top:0">{100 * target.kept:.3g} % of components kept, holding '
+        f"{100 * target.mass:.3g} % of the mass</p>"
+        f'<div class="pair">{figures.spectrum(target)}{figures.staircase(target)}</div></div>'
+        for target in shown
+    )
+    count = f"All {len(targets)} targets." if len(shown) == len(targets) else f"{len(shown)} of {len(targets)} targets."
+    return (
+        "<section><h2>What was kept</h2>"
+        f'<p class="sub">{count} Left: the largest curvature each eigenvector takes part in, by rank, and the cut; a '
+        "direction below the line keeps no component. Right: the kept components (filled) among all, by rank, sharpest "
+        f'in the upper left corner. All axes are logarithmic.</p><div class="panels two">{cards}</div></section>'
+    )
+
+
+def _sample(targets: Sequence[TargetSummary]) -> list[TargetSummary]:
+    """At most twelve, spread evenly over the order given."""
+    if len(targets) <= _SHOWN:
+        return list(targets)
+    last = len(targets) - 1
+    return [targets[round(place * last / (_SHOWN - 1))] for place in range(_SHOWN)]
+
+
+def _targets(targets: Sequence[TargetSummary]) -> str:
+    if not targets:
+        return ""
+    changed = any(target.change is not None for target in targets)
+    names = ["Target", "Shape", "Kept", "Mass", "Threshold", *(["Change"] if changed else []), "SHA-256 of the weight"]
+    head = "".join(f'<th class="{"number" if 0 < i < len(names) - 1 else ""}">{n}</th>' for i, n in enumerate(names))
+    rows = "".join(f"<tr>{''.join(_target_cells(target, changed))}</tr>" for target in targets)
+    extra = " Change is the edited weight's distance from the original, relative (Frobenius)." if changed else ""
+    return (
+        "<section><h2>Targets</h2>"
+        f'<p class="sub">Kept is the share of components, mass their share of the score.{extra}</p>'
+        f'<div class="sheet"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>'
+    )
+
+
+def _target_cells(target: TargetSummary, changed: bool) -> Iterable[str]:
+    yield f'<td class="mono">{escape(target.name)}</td>'
+    yield f'<td class="number">{"–" if target.shape is None else " × ".join(map(str, target.shape))}</td>'
+    yield f'<td class="number">{100 * target.kept:.3g} %</td>'
+    yield f'<td class="number">{100 * target.mass:.4g} %</td>'
+    yield f'<td class="number">{"–" if target.threshold is None else f"{target.threshold:.3g}"}</td>'
+    if changed:
+        yield f'<td class="number">{"–" if target.change is None else f"{target.change:.3f}"}</td>'
+    arrow = f" → {target.sha256_after[:10]}" if target.sha256_after else ""
+    yield f'<td class="mono">{escape(target.weight_sha256[:10] + arrow)}</td>'
+
+
+def _provenance(document: Mapping[str, Any]) -> str:
+    blocks = [
+        _facts("Recipe", document["recipe"]),
+        _facts("Model", document["model"]),
+        _facts("Data, SHA-256", document["hashes"]),
+        _facts("Made with", document["tool"]),
+    ]
+    return (
+        '<section><h2>How it was made</h2><p class="sub">Everything here is also in report.json.</p>'
+        f'<div class="columns">{"".join(block for block in blocks if block)}</div>'
+        f"{_stages(document['stages'])}</section>"
+    )
+
+
+def _facts(title: str, facts: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f'<tr><td class="key">{escape(key)}</td><td class="text mono">{escape(value)}</td></tr>'
+        for key, value in _flat(facts)
+    )
+    return f'<div class="sheet"><h3>{title}</h3><table><tbody>{rows}</tbody></table></div>' if rows else ""
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Nested facts as rows; absent ones are left out."""
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value is not None and value != "":
+            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _stages(stages: Mapping[str, Mapping[str, Any]]) -> str:
+    if not stages:
+        return ""
+    longest = max(stage["seconds"] for stage in stages.values()) or 1.0
+    rows = []
+    for name, stage in stages.items():
+        peak = stage.get("peak_memory_bytes")
+        memory = "–" if peak is None else f"{peak / 2**30:.2f} GiB"
+        backend = ", ".join(f"{key}: {value}" for key, value in _flat(stage.get("backend") or {}))
+        rows.append(
+            f'<tr><td>{escape(name)}</td><td class="number">{stage["seconds"]:,.1f} s</td>'
+            f'<td style="width:34%"><div class="bar" style="width:{100 * stage["seconds"] / longest:.1f}%"></div></td>'
+            f'<td class="number">{memory}</td><td class="text">{escape(backend)}</td></tr>'
+        )
+    return (
+        '<div class="sheet" style="margin-top:14px"><table><thead><tr><th>Stage</th><th class="number">Time</th>'
+        '<th></th><th class="number">Peak memory</th><th>Backend</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _limits(document: Mapping[str, Any]) -> str:
+    keys = set(document["before"])
+    points = []
+    if keys & set(FORGOTTEN):
+        points += [
+            "No guarantee of complete removal. Recitation is measured by greedy decoding from these prefixes; other "
+            "prompts, sampling or beam search may still bring a passage out.",
+            "What was forgotten may resurface after fine-tuning, also on unrelated data.",
+        ]
+    if "perplexity" in keys:
+        points.append(
+            "Perplexity and nDCG are averages over text. In the published results arithmetic and facts recalled "
+            "without context suffered more than they show (arXiv:2510.24256, table 8): measure the tasks you need."
+        )
+    points.append(
+        "The intervals cover the draw of passages, windows and samples, not the choice of data, the seed of the fit "
+        "or the choice of layers. Settings that were tuned on the data measured here look better than they are."
+    )
+    listed = "".join(f"<li>{point}</li>" for point in points)
+    return f"<section><h2>What this does not claim</h2><ul>{listed}</ul></section>"

@@ -1,0 +1,263 @@
+"""The Report value: metrics before and after, controls, and how the edit came about."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from curvedit.files import write_whole
+from curvedit.report import html, table
+from curvedit.report.metrics import Metrics
+from curvedit.report.reference import FILE, Reference
+from curvedit.report.targets import Edited, TargetSummary, summarise_selection
+from curvedit.selection import Selection
+
+FORMAT = "curvedit-report"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage took, and which backends ran in it."""
+
+    seconds: float
+    peak_memory_bytes: int | None = None
+    backend: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Control:
+    """Another edit of the same model, measured for comparison."""
+
+    name: str
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Report:
+    """Metrics of a model before and after an edit, and of control edits, with their provenance.
+
+    ``evaluate`` makes it; the ``with_…`` methods return copies that say more. ``reference`` holds
+    the baseline's top tokens for nDCG@10 and is saved beside ``report.json``, not in it.
+    """
+
+    before: Metrics
+    after: Metrics | None = None
+    controls: tuple[Control, ...] = ()
+    title: str = ""
+    model: Mapping[str, Any] = field(default_factory=dict)  # class, name_or_path, parameters
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the data measured on
+    data: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # counts of the same data
+    tool: Mapping[str, str] = field(default_factory=dict)  # versions and device
+    stages: Mapping[str, Stage] = field(default_factory=dict)
+    targets: tuple[TargetSummary, ...] = ()
+    warnings: tuple[str, ...] = ()
+    reference: Reference | None = field(default=None, repr=False, compare=False)
+
+    def with_control(self, name: str, report: "Report") -> "Report":
+        """Add a control edit's metrics.
+
+        Args:
+            name: How the control is called, "svd" for example.
+            report: ``evaluate(model, suite, baseline=...)`` of the control, same suite and baseline.
+
+        Raises:
+            ValueError: the name is taken, or the control was not measured on the same data.
+        """
+        if name in {"before", "after", *(control.name for control in self.controls)}:
+            raise ValueError(f"name: expected a new name for a control, got {name!r}, which is taken")
+        if report.after is None:
+            raise ValueError("report: expected a control measured with baseline=..., got one without 'after'")
+        require_same_data(self.hashes, report.hashes)
+        return replace(self, controls=(*self.controls, Control(name, report.after)))
+
+    def with_recipe(self, recipe: Mapping[str, Any]) -> "Report":
+        """Say how the edit was made; keys are added to those known."""
+        return replace(self, recipe={**self.recipe, **recipe})
+
+    def with_edit(
+        self,
+        selection: Selection,
+        edited: Mapping[str, Edited] | None = None,
+        fitted: Mapping[str, Any] | None = None,
+    ) -> "Report":
+        """Say what was kept of each target, and how the edit was made.
+
+        Args:
+            selection: What ``rank`` returned; its recipe is taken over.
+            edited: ``Edit.targets``, what ``project`` did to each; adds change, backend and hash.
+            fitted: ``Factors.provenance``; adds the stage "fit" and the fit's warnings.
+        """
+        report = replace(self.with_recipe(selection.recipe), targets=summarise_selection(selection, edited))
+        if fitted is None:
+            return report
+        if "seconds" in fitted:
+            report = report.with_stage(
+                "fit",
+                seconds=fitted["seconds"],
+                peak_memory_bytes=fitted.get("peak_memory_bytes"),
+                backend=fitted.get("backend"),
+            )
+        return report.with_warnings(*fitted.get("warnings", ()))
+
+    def with_record(self, record: Mapping[str, Any]) -> "Report":
+        """Say what the ``curvedit.json`` of an edited checkpoint records of the edit."""
+        targets = tuple(
+            TargetSummary.from_json({"name": name, **target, "weight_sha256": target.get("sha256_before", "")})
+            for name, target in record["targets"].items()
+        )
+        return replace(self.with_recipe(record["recipe"]), targets=targets)
+
+    def with_stage(
+        self,
+        name: str,
+        *,
+        seconds: float,
+        peak_memory_bytes: int | None = None,
+        backend: Mapping[str, Any] | None = None,
+    ) -> "Report":
+        """Say what a stage took. Stages are listed in the order train, fit, rank, project, evaluate."""
+        stages = {**self.stages, name: Stage(seconds, peak_memory_bytes, backend or {})}
+        order = ("train", "fit", "rank", "project")
+        first = {key: stages[key] for key in order if key in stages}
+        return replace(self, stages={**first, **stages})
+
+    def with_warnings(self, *warnings: str) -> "Report":
+        """Add what a reader must know."""
+        return replace(self, warnings=(*self.warnings, *warnings))
+
+    def with_title(self, title: str) -> "Report":
+        """Set the heading of the page."""
+        return replace(self, title=title)
+
+    def table(self) -> str:
+        """The metrics as aligned text: one row each, with intervals, before, after and controls."""
+        return table.render(self._columns())
+
+    def html(self) -> str:
+        """The report as one self-contained page."""
+        return html.render(self.to_json())
+
+    def save(self, directory: str | Path) -> Path:
+        """Write ``report.json``, ``report.html`` and the nDCG@10 reference.
+
+        Args:
+            directory: Made where it does not exist; a report in it is replaced.
+
+        Returns:
+            The path of ``report.json``.
+        """
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        document = self.to_json()
+        path = folder / "report.json"
+        write_whole(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+        write_whole(folder / "report.html", html.render(document).encode())
+        if self.reference is not None:
+            self.reference.save(folder / FILE)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Report":
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: The directory, or its ``report.json``.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: the file is not a report of this format.
+        """
+        source = Path(path)
+        source = source / "report.json" if source.is_dir() else source
+        try:
+            document = json.loads(source.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"report: expected JSON, got {source} ({error})") from error
+        report = cls.from_json(document)
+        beside = source.with_name(FILE)
+        return replace(report, reference=Reference.load(beside)) if beside.is_file() else report
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``report.json``; shares, not per cent."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "title": self.title,
+            "before": self.before.to_json(),
+            "after": None if self.after is None else self.after.to_json(),
+            "controls": [{"name": control.name, **control.metrics.to_json()} for control in self.controls],
+            "model": dict(self.model),
+            "recipe": _plain(self.recipe),
+            "hashes": dict(self.hashes),
+            "data": {key: dict(counts) for key, counts in self.data.items()},
+            "tool": dict(self.tool),
+            "stages": {name: _plain(asdict(stage)) for name, stage in self.stages.items()},
+            "targets": [_plain(target.to_json()) for target in self.targets],
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> "Report":
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError: the document is not a report of this format and version.
+        """
+        if not isinstance(document, Mapping) or document.get("format") != FORMAT:
+            raise ValueError(f"report: expected a document with format {FORMAT!r}, got {_kind(document)}")
+        if document.get("version") != VERSION:
+            raise ValueError(f"report: expected version {VERSION}, got {document.get('version')!r}")
+        after = document.get("after")
+        return cls(
+            before=Metrics.from_json(document.get("before", {})),
+            after=None if after is None else Metrics.from_json(after),
+            controls=tuple(Control(each["name"], Metrics.from_json(each)) for each in document.get("controls", [])),
+            title=document.get("title", ""),
+            stages={name: Stage(**stage) for name, stage in document.get("stages", {}).items()},
+            targets=tuple(TargetSummary.from_json(target) for target in document.get("targets", [])),
+            warnings=tuple(document.get("warnings", [])),
+            **{key: document.get(key, {}) for key in ("model", "recipe", "hashes", "data", "tool")},
+        )
+
+    def _columns(self) -> list[tuple[str, Metrics]]:
+        after = [] if self.after is None else [("after", self.after)]
+        return [("before", self.before), *after, *((control.name, control.metrics) for control in self.controls)]
+
+
+def require_same_data(expected: Mapping[str, str], got: Mapping[str, str]) -> None:
+    """Refuse measurements on other data than the baseline's.
+
+    Raises:
+        ValueError: names the first part of the suite that differs.
+    """
+    for key, value in got.items():
+        if key not in expected:
+            raise ValueError(f"baseline: expected one measured on the suite's {key!r}, got one on {sorted(expected)}")
+        if expected[key] != value:
+            raise ValueError(
+                f"baseline: expected one measured on the suite's {key!r} (SHA-256 {value[:12]}…), "
+                f"got one on other data ({expected[key][:12]}…); measure the baseline again on this suite"
+            )
+
+
+def _kind(document: Any) -> str:
+    if isinstance(document, Mapping):
+        return f"format {document.get('format')!r}"
+    return type(document).__name__
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's own types; numbers that JSON lacks become text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)

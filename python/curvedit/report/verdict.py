@@ -1,0 +1,108 @@
+"""The report in words: heading, summary sentence, key numbers and caveats."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from curvedit.report.metrics import Metric, measure_of, number
+
+_KEY = ("strict", "loose", "perplexity", "ndcg10")
+_TILES = 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number to see first."""
+
+    name: str
+    value: str
+    note: str
+    edited: bool
+
+
+def headline(document: Mapping[str, Any]) -> str:
+    """The title given, or what can be said of model and edit."""
+    if document["title"]:
+        return str(document["title"])
+    path = str(document["model"].get("name_or_path") or "").rstrip("/")
+    name = path.rsplit("/", maxsplit=1)[-1] or document["model"].get("class") or "the model"
+    return f"{name}: baseline" if document["after"] is None else f"{name}: what the edit forgot and what it kept"
+
+
+def sentence(
+    before: Mapping[str, Metric], after: Mapping[str, Metric] | None, data: Mapping[str, Mapping[str, int]]
+) -> str:
+    """What happened, in one or two sentences."""
+    if after is None:
+        return "Measurements of the unedited model; no edit has been measured against it yet."
+    parts = []
+    if "strict" in after:
+        count = data.get("passages", {}).get("passages")
+        of = f" of {count:,} passages" if count else ""
+        parts.append(f"Verbatim recitation {_moved('strict', before['strict'], after['strict'])}{of}")
+    if "perplexity" in after:
+        change = after["perplexity"].value / before["perplexity"].value - 1
+        parts.append(
+            f"perplexity {_moved('perplexity', before['perplexity'], after['perplexity'])} ({100 * change:+.1f} %)"
+        )
+    parts += [
+        f"{_lowered(measure_of(key).label)} {_moved(key, before[key], after[key])}"
+        for key in after
+        if key.startswith("accuracy: ") and key in before
+    ]
+    text = "; ".join(parts) + "." if parts else "See the measurements below."
+    return text[0].upper() + text[1:]
+
+
+def tiles(before: Mapping[str, Metric], after: Mapping[str, Metric] | None) -> list[Tile]:
+    """At most four numbers, the edited model's where there is one."""
+    shown = before if after is None else after
+    keys = [key for key in _KEY if key in shown] + [key for key in shown if key.startswith("accuracy: ")]
+    if sum(key in shown for key in _KEY) < len(keys):
+        keys = [key for key in keys if key != "loose"]
+    return [
+        Tile(
+            measure_of(key).label,
+            number(key, shown[key].value),
+            "unedited" if after is None or key not in before else f"before: {number(key, before[key].value)}",
+            after is not None,
+        )
+        for key in keys[:_TILES]
+    ]
+
+
+def caveats(
+    columns: Sequence[tuple[str, str, Mapping[str, Metric]]], data: Mapping[str, Mapping[str, int]]
+) -> list[str]:
+    """What the intervals hide: shares of exactly 0 or 1, whose bootstrap interval is a point."""
+    points: dict[int, list[str]] = {}
+    for name, _, metrics in columns:
+        for key, metric in metrics.items():
+            count = _units(key, data)
+            if measure_of(key).unit == "share" and metric.low == metric.high and count:
+                points.setdefault(count, []).append(f"{_lowered(measure_of(key).label)} ({name})")
+    return [
+        f"All {count:,} alike: {', '.join(names)}. The bootstrap then sees no spread; by the rule of three the true "
+        f"share may still be {min(100.0, 300 / count):.2g} points off."
+        for count, names in points.items()
+    ]
+
+
+def _units(key: str, data: Mapping[str, Mapping[str, int]]) -> int:
+    split = key.removeprefix("accuracy: ")
+    part = data.get("passages", {}) if split == key else data.get(f"split {split}", {})
+    return next(iter(part.values()), 0)
+
+
+def _moved(key: str, before: Metric, after: Metric) -> str:
+    """``fell from … to …``, and whether the intervals leave that open."""
+    first, second = number(key, before.value), number(key, after.value)
+    if first == second:
+        return f"stayed at {second}"
+    verb = "fell" if after.value < before.value else "rose"
+    overlap = after.low <= before.high and before.low <= after.high
+    return f"{verb} from {first} to {second}{' (their intervals overlap)' if overlap else ''}"
+
+
+def _lowered(label: str) -> str:
+    return label[0].lower() + label[1:]
