@@ -51,7 +51,9 @@ def syrk_accumulate_kernel(
         inside = token < tokens
         at = x + token.to(tl.int64)[:, None] * token_stride
         left = tl.load(at + rows[None, :].to(tl.int64) * dim_stride, inside[:, None] & (rows < dim)[None, :], other=0.0)
-        right = tl.load(at + cols[None, :].to(tl.int64) * dim_stride, inside[:, None] & (cols < dim)[None, :], other=0.0)
+        right = tl.load(
+            at + cols[None, :].to(tl.int64) * dim_stride, inside[:, None] & (cols < dim)[None, :], other=0.0
+        )
         if UPCAST:
             left = left.to(tl.float32)
             right = right.to(tl.float32)
@@ -130,7 +132,9 @@ def config(x: Tensor) -> tuple[int, int, int]:
         return CONFIGS[80][kind]
     major, minor = torch.cuda.get_device_capability(x.device)
     if 10 * major + minor not in CONFIGS:
-        raise RuntimeError(f"syrk_accumulate: no configuration for compute capability {major}.{minor}; has {sorted(CONFIGS)}")
+        raise RuntimeError(
+            f"syrk_accumulate: no configuration for compute capability {major}.{minor}; has {sorted(CONFIGS)}"
+        )
     return CONFIGS[10 * major + minor][kind]
 
 

@@ -17,4 +17,5 @@ transformers.utils.logging.set_verbosity_error()
 
 def pytest_report_header() -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return f"torch {torch.__version__}, transformers {transformers.__version__}, cpu {_C.syrk_instruction_set()}, gpu {gpu}"
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"{versions}, cpu {_C.syrk_instruction_set()}, gpu {gpu}"

@@ -84,7 +84,7 @@ def test_from_moments_shares_inputs_given_twice():
 
 def test_norm_weighted_factors_are_missed_by_name(model):
     made = Factors.from_moments({"a": (torch.eye(3), torch.eye(2), 5)})
-    with pytest.raises(KeyError, match="[AG]_w of a was not fitted; fit again with weighted=True"):
+    with pytest.raises(KeyError, match=r"[AG]_w of a was not fitted; fit again with weighted=True"):
         curvedit.rank(made, keep_mass=0.5, criterion="weighted")
 
 
@@ -134,9 +134,7 @@ def test_refuses_damaged_directories(factors, tmp_path, damage, message):
     directory = Factors.merge([factors]).save(tmp_path / "factors")
     damage(directory)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        loaded = Factors.load(directory)
-        for key in loaded.keys_of_sums():
-            loaded.sum(key)
+        Factors.merge([Factors.load(directory)])
 
 
 def test_refuses_to_overwrite(factors, tmp_path):

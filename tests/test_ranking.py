@@ -80,9 +80,7 @@ def test_weighted_uses_the_weighted_factors():
 
 def test_random_keeps_a_share_of_components():
     factors = Factors.from_moments(moments([(7, 11), (16, 5)]))
-    one, two, other = (
-        curvedit.rank(factors, keep_mass=0.5, criterion="random", seed=seed) for seed in (0, 0, 1)
-    )
+    one, two, other = (curvedit.rank(factors, keep_mass=0.5, criterion="random", seed=seed) for seed in (0, 0, 1))
     for name, target in one.items():
         assert target.kept == int(np.ceil(0.5 * np.prod(target.shape))) == int(target.dense_mask().sum())
         assert torch.equal(target.mask, two[name].mask)

@@ -55,7 +55,9 @@ def test_keeping_all_returns_the_weight_and_nothing_zero(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("limits", [[7] + [0] * 11, [1] * 12, [7, 7, 7, 3, 3, 1, 1, 1, 0, 0, 0, 0], [7] * 11 + [6]], ids=str)
+@pytest.mark.parametrize(
+    "limits", [[7] + [0] * 11, [1] * 12, [7, 7, 7, 3, 3, 1, 1, 1, 0, 0, 0, 0], [7] * 11 + [6]], ids=str
+)
 def test_ragged_staircases(backend, limits):
     w, u_out, u_in, limits = integers(12, 7), permutation(12, 1), permutation(7, 2), torch.tensor(limits)
     truth = staircase_project_ref(w.double(), u_out.double(), u_in.double(), limits)
@@ -63,7 +65,12 @@ def test_ragged_staircases(backend, limits):
 
 
 def test_half_precision_weight_is_projected_in_float32():
-    w, u_out, u_in, limits = normal(64, 48, dtype=torch.bfloat16), orthogonal(64), orthogonal(48), limits_of(64, 48, 0.8)
+    w, u_out, u_in, limits = (
+        normal(64, 48, dtype=torch.bfloat16),
+        orthogonal(64),
+        orthogonal(48),
+        limits_of(64, 48, 0.8),
+    )
     got = project(w, u_out, u_in, limits, "torch")
     truth = staircase_project_ref(w.double(), u_out.double(), u_in.double(), limits)
     assert_as_accurate(got, staircase_project_ref(w.float(), u_out, u_in, limits), truth)

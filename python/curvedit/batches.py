@@ -89,9 +89,7 @@ def read_batch(raw: Any, index: int, first_sample: int, device: torch.device, ta
     )
 
 
-def _read_mapping(
-    raw: dict[str, Any], index: int, first_sample: int, device: torch.device, task: str | None
-) -> Batch:
+def _read_mapping(raw: dict[str, Any], index: int, first_sample: int, device: torch.device, task: str | None) -> Batch:
     raw = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in raw.items()}
     labels = raw.pop("labels", None)
     samples = raw.pop("sample_index", None)

@@ -45,5 +45,5 @@ def pieces(
 def _vocabulary(model: nn.Module) -> int:
     """Number of classes per position; a guess on the large side where the model does not say."""
     config = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     return int(getattr(text, "vocab_size", 0) or 1 << 17)

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 from curvedit.check import require_new_directory
 from curvedit.editing import TargetEdit, edit_weight, is_fitted, require_fitted
 from curvedit.files import new_directory
+from curvedit.report import summarise_selection
 from curvedit.selection import Selection, TargetSelection
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -151,13 +151,19 @@ def _left_out(path: Path, source: Path) -> bool:
     return path.suffix in _OTHER_WEIGHTS or any(part.startswith(".") for part in parts) or path.name == "curvedit.json"
 
 
-def _place(name: str, target: TargetSelection, stored: dict[str, StoredTensor]) -> tuple[StoredTensor, bool]:
-    """The stored tensor of a target, and whether it is stored transposed; verified."""
-    tensor = stored[_key(name, list(stored))]
+Place = tuple[StoredTensor, bool]  # a stored tensor, and whether it holds the transpose
+
+
+def _place(name: str, target: TargetSelection, stored: dict[str, StoredTensor]) -> Place:
+    """The stored tensor of a target: by name, else by content; verified.
+
+    Names differ where transformers renames weights when it loads them.
+    """
+    key = _key(name, list(stored))
+    if key is None:
+        return _place_by_content(name, target, stored)
+    tensor = stored[key]
     weight = tensor.read()
-    same_tensor = [key for key, other in stored.items() if other is not tensor and other.start == tensor.start and other.file == tensor.file]
-    if same_tensor:
-        raise ValueError(f"model: {tensor.key!r} shares its bytes with {same_tensor[0]!r}; leave the target out")
     if weight.shape == target.shape[::-1]:
         square = weight.shape[0] == weight.shape[1]
         if not square or (target.weight_sha256 and is_fitted(weight.T, target)):
@@ -167,34 +173,48 @@ def _place(name: str, target: TargetSelection, stored: dict[str, StoredTensor]) 
     return tensor, False
 
 
-def _key(name: str, keys: list[str]) -> str:
-    """The key of a module's weight; a base-model prefix may be missing on either side."""
+def _place_by_content(name: str, target: TargetSelection, stored: dict[str, StoredTensor]) -> Place:
+    found: list[Place] = []
+    for tensor in stored.values():
+        if target.weight_sha256 and tensor.dtype in _DTYPES and sorted(tensor.shape) == sorted(target.shape):
+            weight = tensor.read()
+            found += [
+                (tensor, transposed)
+                for transposed in (False, True)
+                if (weight.T if transposed else weight).shape == target.shape
+                and is_fitted(weight.T if transposed else weight, target)
+            ]
+    if len(found) != 1:
+        got = [tensor.key for tensor, _ in found] or f"none among keys such as {list(stored)[:3]}"
+        raise ValueError(f"model: expected one tensor with the name or the content of the target {name!r}, got {got}")
+    require_fitted(name, found[0][0].read().T if found[0][1] else found[0][0].read(), target)
+    return found[0]
+
+
+def _key(name: str, keys: list[str]) -> str | None:
+    """The key of a module's weight; a base-model prefix may be missing on either side. None if unclear."""
     wanted = f"{name}.weight"
     if wanted in keys:
         return wanted
     near = [key for key in keys if key.endswith(f".{wanted}") or wanted.endswith(f".{key}")]
-    if len(near) != 1:
-        found = f"several: {near[:4]}" if near else f"keys such as {keys[:3]}"
-        raise ValueError(f"model: expected one tensor for the target {name!r}, got {found}")
-    return near[0]
+    return near[0] if len(near) == 1 else None
 
 
 def _record(
     source: Path,
     selection: Selection,
     removed_scale: float,
-    places: dict[str, tuple[StoredTensor, bool]],
+    places: dict[str, Place],
     edits: dict[str, TargetEdit],
 ) -> dict[str, Any]:
     targets = {
-        name: {
-            "key": tensor.key,
-            "file": tensor.file.name,
-            "threshold": selection[name].threshold,
-            "mass": selection[name].mass,
-            **asdict(edits[name]),
+        summary.name: {
+            **summary.to_json(),
+            **asdict(edits[summary.name]),
+            "key": places[summary.name][0].key,
+            "file": places[summary.name][0].file.name,
         }
-        for name, (tensor, _) in places.items()
+        for summary in summarise_selection(selection)
     }
     return {
         "tool": f"curvedit {version('curvedit')}",
@@ -202,5 +222,3 @@ def _record(
         "recipe": {**selection.recipe, "removed_scale": removed_scale},
         "targets": targets,
     }
-
-

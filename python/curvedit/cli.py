@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """All verbs and their flags."""
-    parser = argparse.ArgumentParser(prog="curvedit", description="Edit trained networks by the curvature of their loss.")
+    parser = argparse.ArgumentParser(
+        prog="curvedit", description="Edit trained networks by the curvature of their loss."
+    )
     parser.add_argument("--version", action="version", version=f"curvedit {version('curvedit')}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _fit(_verb(verbs, "fit", commands.run_fit, "checkpoint and data to factors"))
@@ -98,9 +100,15 @@ def _quiet(parser: argparse.ArgumentParser) -> None:
 def _fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory or hub name")
     parser.add_argument(
-        "--data", required=True, nargs="+", metavar="PATH", help=".txt, .jsonl, a directory, hf:NAME[:CONFIG]; .safetensors of images"
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help=".txt, .jsonl, a directory, hf:NAME[:CONFIG]; .safetensors of images",
     )
-    parser.add_argument("--targets", required=True, nargs="+", metavar="PATTERN", help="'*.mlp.{gate,up}_proj', 'h.{3..5}.*'")
+    parser.add_argument(
+        "--targets", required=True, nargs="+", metavar="PATTERN", help="'*.mlp.{gate,up}_proj', 'h.{3..5}.*'"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="new factor directory")
     parser.add_argument("--labels", default="sampled", choices=["sampled", "data"])
     parser.add_argument("--seed", type=int, default=0, help="of the label draws (0)")
@@ -128,7 +136,9 @@ def _project(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory with safetensors")
     parser.add_argument("--selection", required=True, metavar="DIR")
     parser.add_argument("--out", required=True, metavar="DIR", help="new checkpoint directory")
-    parser.add_argument("--removed-scale", type=float, default=0.0, metavar="ALPHA", help="keep so much of the rest (0)")
+    parser.add_argument(
+        "--removed-scale", type=float, default=0.0, metavar="ALPHA", help="keep so much of the rest (0)"
+    )
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +146,9 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", metavar="DIR", help="the unedited checkpoint")
     parser.add_argument("--out", required=True, metavar="DIR", help="new report directory")
     parser.add_argument("--passages", metavar="FILE", help=".jsonl rows: prefix_ids and suffix_ids, or text")
-    parser.add_argument("--prefix-length", type=int, default=64, metavar="N", help="tokens given of a text passage (64)")
+    parser.add_argument(
+        "--prefix-length", type=int, default=64, metavar="N", help="tokens given of a text passage (64)"
+    )
     parser.add_argument("--suffix-length", type=int, default=48, metavar="N", help="tokens to recite of it (48)")
     parser.add_argument("--text", nargs="+", metavar="PATH", help="held-out text, as --data of fit")
     parser.add_argument("--splits", nargs="+", metavar="NAME=FILE", help="labelled images, .safetensors")
@@ -151,7 +163,9 @@ def _run_all(options: argparse.Namespace) -> None:
     known = {"model", "fit", "rank", "project", "evaluate"}
     if not isinstance(content, dict) or not {"model", "fit", "rank"} <= set(content) <= known:
         got = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{options.stages}: expected the keys model, fit and rank, with project and evaluate, got {got}")
+        raise ValueError(
+            f"{options.stages}: expected the keys model, fit and rank, with project and evaluate, got {got}"
+        )
     model = content["model"]
     places = {
         "fit": {"model": model, "out": out / "factors"},

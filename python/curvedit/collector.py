@@ -42,7 +42,7 @@ class Collector:
         self.tokens = dict.fromkeys(targets, 0)
         self.leaders: dict[str, str] = {}  # target -> first target fed by the same tensor
         self._batch: Batch | None = None
-        self._slice = (0, None)
+        self._slice: tuple[int, int | None] = (0, None)
         self._calls: list[_Call] = []
         self._seen: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
         self._pending = 0
@@ -52,8 +52,7 @@ class Collector:
     def attached(self) -> Iterator[None]:
         """Hooks stand on the targets inside this block; they act only while observing."""
         handles = [
-            module.register_forward_hook(self._hook(name), with_kwargs=True)
-            for name, module in self.targets.items()
+            module.register_forward_hook(self._hook(name), with_kwargs=True) for name, module in self.targets.items()
         ]
         try:
             yield
@@ -63,7 +62,7 @@ class Collector:
 
     @contextmanager
     def observing(self, batch: Batch, start: int = 0, stop: int | None = None) -> Iterator[None]:
-        """Act on the calls made inside: a forward pass over positions ``start … stop - 1``, then its backward.
+        """Act on the calls made inside: a forward over positions ``start … stop - 1``, then its backward.
 
         Raises:
             RuntimeError: a target was called but no gradient came back to it.
@@ -186,5 +185,5 @@ class Collector:
 def _squared_norms(rows: Tensor, weight: Tensor | None) -> Tensor:
     """``|row|^2`` in float32, 0 where the weight is 0, whatever stands there."""
     norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.promote_types(rows.dtype, torch.float32))
-    norms = norms.float().square()
-    return norms if weight is None else norms.where(weight > 0, 0.0)
+    squared: Tensor = norms.float().square()
+    return squared if weight is None else squared.where(weight > 0, 0.0)

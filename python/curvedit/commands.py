@@ -49,7 +49,8 @@ def run_fit(options: Options) -> None:
     facts = factors.provenance
     say(
         f"{out}: {len(factors)} targets, {facts['coverage']['parameters']:.0%} of the parameters, from "
-        f"{facts['positions']:,} positions in {facts['seconds']:.1f} s, peak {facts['peak_memory_bytes'] / 2**30:.2f} GiB"
+        f"{facts['positions']:,} positions in {facts['seconds']:.1f} s, "
+        f"peak {facts['peak_memory_bytes'] / 2**30:.2f} GiB"
     )
 
 
@@ -209,9 +210,9 @@ def _passages(path: Path, options: Options) -> Passages:
             ids = tokenizer(row[options.text_field], add_special_tokens=False)["input_ids"]
         if ids is None or len(ids) < end:
             got = sorted(row) if ids is None else f"{len(ids)} tokens"
-            raise ValueError(f"passages: expected prefix_ids and suffix_ids, or {end} tokens, in {path}:{number}, got {got}")
+            raise ValueError(
+                f"passages: expected prefix_ids and suffix_ids, or {end} tokens, in {path}:{number}, got {got}"
+            )
         prefixes.append(ids[:cut])
         suffixes.append(ids[cut:end])
     return Passages(prefixes, suffixes)
-
-

@@ -161,7 +161,11 @@ def _files(source: Source) -> list[Path] | None:
         return None
     if isinstance(source, (str, Path)):
         named = [source]
-    elif isinstance(source, (list, tuple)) and source and all(isinstance(part, Path) or _is_file(part) for part in source):
+    elif (
+        isinstance(source, (list, tuple))
+        and source
+        and all(isinstance(part, Path) or _is_file(part) for part in source)
+    ):
         named = list(source)
     else:
         return None

@@ -44,14 +44,16 @@ def decompose(
     scale = float(factor.diagonal().abs().max()) if factor.numel() else 0.0
     if scale == 0.0:
         identity = torch.eye(factor.shape[0], device=factor.device)
-        return Basis(torch.zeros(factor.shape[0], dtype=torch.float64), identity, _certificate(0.0, 0.0, 0, 0.0, "exact"))
+        return Basis(
+            torch.zeros(factor.shape[0], dtype=torch.float64), identity, _certificate(0.0, 0.0, 0, 0.0, "exact")
+        )
     failures = []
     for dtype in attempts:
         work = factor.to(dtype) / scale
         work = (work + work.mT) / 2
         try:
             values, vectors = torch.linalg.eigh(work)
-        except torch.linalg.LinAlgError as error:
+        except RuntimeError as error:  # torch.linalg.LinAlgError: no convergence
             failures.append(f"{dtype}: {error}")
             continue
         vectors = vectors.flip(1).float()

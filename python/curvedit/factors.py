@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -135,7 +134,9 @@ class Factors(Mapping[str, TargetFactors]):
             return self._sums[key]
         if key not in self._files or self.directory is None:
             kind, _, name = key.partition("/")
-            raise KeyError(f"{kind} of {name} was not fitted; fit again with weighted=True" if "_w" in kind else f"no factor {key}")
+            raise KeyError(
+                f"{kind} of {name} was not fitted; fit again with weighted=True" if "_w" in kind else f"no factor {key}"
+            )
         path = self.directory / self._files[key]["file"]
         if file_hash(path) != self._files[key]["sha256"]:
             raise ValueError(f"factors: {path} is damaged (its SHA-256 is not the manifest's); fit again")
@@ -145,7 +146,8 @@ class Factors(Mapping[str, TargetFactors]):
         """The dense mean factor ``(n, n)`` float32 of one target; ``kind`` is one of ``KINDS``."""
         key = self._key(kind, name)
         size = self._size(key)
-        return tiles.unpack(self.sum(key), size) / self._target(name).tokens
+        total: Tensor = tiles.unpack(self.sum(key), size)
+        return total / self._target(name).tokens
 
     def basis(self, kind: str, name: str) -> Basis:
         """The eigendecomposition of a mean factor, computed once and cached beside the factors."""
@@ -190,7 +192,9 @@ class Factors(Mapping[str, TargetFactors]):
             ValueError: a moment is not square, not finite or does not fit the model.
         """
         maps = {} if model is None else linear.find_targets(model, list(moments))
-        targets, sums, leaders = {}, {}, {}
+        targets: dict[str, Target] = {}
+        sums: dict[str, Tensor] = {}
+        leaders: dict[int, str] = {}
         for name, (second_in, second_out, tokens) in moments.items():
             require_shape(f"moments[{name!r}][0]", second_in, (second_in.shape[0], second_in.shape[0]))
             require_shape(f"moments[{name!r}][1]", second_out, (second_out.shape[0], second_out.shape[0]))
@@ -223,9 +227,7 @@ class Factors(Mapping[str, TargetFactors]):
                 total += part.sum(key)
             for name, target in part.targets.items():
                 tokens[name] += target.tokens
-        targets = {
-            name: Target(**{**asdict(target), "tokens": tokens[name]}) for name, target in first.targets.items()
-        }
+        targets = {name: Target(**{**asdict(target), "tokens": tokens[name]}) for name, target in first.targets.items()}
         data = [part.provenance.get("data") for part in (first, *rest)]
         return cls(targets, sums, {**first.provenance, "data": data, "merged": 1 + len(rest)})
 
@@ -293,7 +295,8 @@ class Factors(Mapping[str, TargetFactors]):
                 raise FileNotFoundError(f"factors: {part} is missing; fit again")
             if part.stat().st_size != entry["bytes"]:
                 raise ValueError(
-                    f"factors: {part} is truncated: expected {entry['bytes']} bytes, got {part.stat().st_size}; fit again"
+                    f"factors: {part} is truncated: expected {entry['bytes']} bytes, got "
+                    f"{part.stat().st_size}; fit again"
                 )
         provenance = {key: value for key, value in manifest.items() if key not in ("format", "status")}
         factors = cls(targets, {}, provenance, directory=directory)
@@ -310,7 +313,9 @@ class Factors(Mapping[str, TargetFactors]):
         for name, target in self.targets.items():
             module = modules.get(name)
             if module is None or not linear.is_linear_map(module):
-                raise ValueError(f"model: expected a linear map {name!r}, as the factors have, got {type(module).__name__}")
+                raise ValueError(
+                    f"model: expected a linear map {name!r}, as the factors have, got {type(module).__name__}"
+                )
             if target.weight_sha256 and fingerprint(module) != (target.weight_sha256, target.weight_dtype):
                 raise ValueError(
                     f"model: the weight of {name!r} is not the one the factors were fitted on; "
@@ -336,9 +341,9 @@ def _require_mergeable(first: Factors, other: Factors) -> None:
     if first.keys_of_sums() != other.keys_of_sums():
         raise ValueError("merge: the parts hold different kinds of factors")
     for field in ("labels", "task"):
-        ours, theirs = first.provenance.get(field), other.provenance.get(field)
-        if ours != theirs:
-            raise ValueError(f"merge: {field} differs: {ours!r} and {theirs!r}")
+        one, two = first.provenance.get(field), other.provenance.get(field)
+        if one != two:
+            raise ValueError(f"merge: {field} differs: {one!r} and {two!r}")
 
 
 def _file_stem(key: str) -> str:

@@ -1,7 +1,7 @@
 """Stage 1, fit: a model and batches of data become Factors."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -105,7 +105,7 @@ def fit(
     run = _Run(model, find_stack(model, list(modules)), Objective(labels, seed, loss), collector, where, logits_bytes)
     with metered(device) as meter, _frozen(model), collector.attached():
         run.over(batches, device, task, progress)
-    notes = _notes(model, modules, collector)
+    notes = _notes(modules, collector)
     provenance = {
         "tool": f"curvedit {version('curvedit')}",
         "made_by": "fit",
@@ -157,7 +157,9 @@ class _Run:
         Raises:
             ValueError: there is no batch.
         """
-        bar = tqdm(total=getattr(batches, "tokens", None), unit="tok", unit_scale=True, desc="fit", disable=not progress)
+        bar = tqdm(
+            total=getattr(batches, "tokens", None), unit="tok", unit_scale=True, desc="fit", disable=not progress
+        )
         with bar:
             for index, raw in enumerate(batches):
                 batch = read_batch(raw, index, self.samples, device, task)
@@ -176,10 +178,12 @@ class _Run:
     def _begin(self, batch: Batch, batches: Iterable[Any], bar: Any) -> None:
         self.task = batch.task
         if batch.task == "custom" and self.objective.custom is None:
-            raise ValueError("loss: expected a loss function for these labels, (output, labels) -> summed loss, got none")
+            raise ValueError(
+                "loss: expected a loss function for these labels, (output, labels) -> summed loss, got none"
+            )
         if batch.task == "language" and isinstance(batch.inputs, Mapping):
             require_causal(self.model, batch.inputs["input_ids"])
-        if bar.total is None and hasattr(batches, "__len__"):
+        if bar.total is None and isinstance(batches, Sized):
             bar.total = len(batches) * batch.positions
 
     def _one(self, batch: Batch) -> None:
@@ -245,12 +249,14 @@ def _coverage(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, A
     return {"targets": len(modules), "linear_maps": maps, "parameters": round(covered / total, 4)}
 
 
-def _notes(model: nn.Module, modules: Mapping[str, nn.Module], collector: Collector) -> list[str]:
+def _notes(modules: Mapping[str, nn.Module], collector: Collector) -> list[str]:
     """What the user should know: targets never called, and factors that cannot have full rank."""
     notes = []
     idle = [name for name in modules if not collector.tokens[name]]
     if idle:
-        notes.append(f"{len(idle)} of {len(modules)} targets were never called and have no factors: {', '.join(idle[:4])}")
+        notes.append(
+            f"{len(idle)} of {len(modules)} targets were never called and have no factors: {', '.join(idle[:4])}"
+        )
     short = [name for name in modules if 0 < collector.tokens[name] < max(_shape(modules[name]))]
     if short:
         name = short[0]

@@ -42,7 +42,9 @@ class Objective:
             raise ValueError(f"model: the language task expects logits (B, T, vocabulary), got {tuple(logits.shape)}")
         counts = batch.counts[:, start:stop]
         if logits.shape[:2] != counts.shape:
-            raise ValueError(f"model: expected logits for {tuple(counts.shape)} positions, got {tuple(logits.shape[:2])}")
+            raise ValueError(
+                f"model: expected logits for {tuple(counts.shape)} positions, got {tuple(logits.shape[:2])}"
+            )
         row, position = counts.nonzero(as_tuple=True)
         labels = None if batch.labels is None else batch.labels[:, start:stop][row, position]
         return self._terms(logits[row, position], batch.samples[row], position + start, labels, batch.index)

@@ -42,7 +42,9 @@ class Edit:
         """The edit itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Undo it, unless that was done."""
         if self._originals:
             self.undo()
@@ -107,10 +109,10 @@ def _checked(model: nn.Module, selection: Selection) -> dict[str, nn.Module]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         pointer = parameter.data_ptr()
         first = owners.setdefault(pointer, name)
-        for tied, target in ((first, name), (name, first)):
-            if target.removesuffix(".weight") in selection.targets and tied != target:
+        for tied, edited in ((first, name), (name, first)):
+            if edited.removesuffix(".weight") in selection.targets and tied != edited:
                 raise ValueError(
-                    f"model: {target!r} is tied to {tied!r}, and editing one would change both; untie them, "
+                    f"model: {edited!r} is tied to {tied!r}, and editing one would change both; untie them, "
                     "or leave the target out"
                 )
     for name, target in selection.items():

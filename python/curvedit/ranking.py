@@ -77,9 +77,7 @@ def rank(
     if criterion in CURVATURE:
         spectra = {name: _spectra(factors, name, *CURVATURE[criterion]) for name in chosen}
         found = _staircases(spectra, share, scope)
-        picked = {
-            name: _curved(factors, name, CURVATURE[criterion], spectra[name], *found[name]) for name in chosen
-        }
+        picked = {name: _curved(factors, name, CURVATURE[criterion], spectra[name], *found[name]) for name in chosen}
         return Selection(picked, recipe)
     if scope != "target":
         raise ValueError(f"scope: expected 'target' with the control {criterion!r}, got {scope!r}")

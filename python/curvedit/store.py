@@ -92,7 +92,13 @@ def load_selection(directory: str | Path) -> Selection:
         with safe_open(directory / "selection.safetensors", framework="pt") as stored:
             keys = set(stored.keys())
             targets = {
-                name: _target(name, entry, {key: stored.get_tensor(key) for key in keys if key.endswith(f"/{name}")}, factors, criterion)
+                name: _target(
+                    name,
+                    entry,
+                    {key: stored.get_tensor(key) for key in keys if key.endswith(f"/{name}")},
+                    factors,
+                    criterion,
+                )
                 for name, entry in content["targets"].items()
             }
         return Selection(targets, content["recipe"])

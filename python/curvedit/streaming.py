@@ -128,11 +128,8 @@ def _run_blocks(
                 outputs[number - 1] = None
             if number >= stack.lowest:
                 waiting = hidden if inputs_on is None else hidden.to(inputs_on, non_blocking=True)
-                kept.append(_BlockInput(args, kwargs, waiting))
-                if args:
-                    kept[-1].args = (None, *args[1:])
-                else:
-                    kept[-1].kwargs = {**kwargs, "hidden_states": None}
+                rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
+                kept.append(_BlockInput((None, *args[1:]) if args else (), kwargs if args else rest, waiting))
 
         return hook
 
@@ -233,5 +230,3 @@ def _with_hidden(kept: _BlockInput, hidden: Tensor) -> tuple[Any, ...]:
 
 def _hidden_kwargs(kept: _BlockInput, hidden: Tensor) -> dict[str, Any]:
     return kept.kwargs if kept.args else {**kept.kwargs, "hidden_states": hidden}
-
-

@@ -74,7 +74,11 @@ def _passages(text: bytes) -> list[bytes]:
     for number in range(PASSAGES):
         for start in range(number * stride, (number + 1) * stride - WINDOW, 16):
             passage = text[start : start + WINDOW]
-            if len(set(passage)) > 28 and b"    " * 3 not in passage and not any(passage[:16] == other[:16] for other in found):
+            if (
+                len(set(passage)) > 28
+                and b"    " * 3 not in passage
+                and not any(passage[:16] == other[:16] for other in found)
+            ):
                 found.append(passage)
                 break
     return found

@@ -44,7 +44,11 @@ class Windows:
     @property
     def identity(self) -> dict[str, Any]:
         """What the data is."""
-        return {"source": "random windows of the standard library's sources", "seed": self.seed, "batches": self.batches}
+        return {
+            "source": "random windows of the standard library's sources",
+            "seed": self.seed,
+            "batches": self.batches,
+        }
 
     def __iter__(self) -> Iterator[Tensor]:
         """Token ids ``(32, 112)``."""
@@ -128,5 +132,3 @@ def _remove_own(directory: Path) -> None:
     if directory.is_dir() and any((directory / name).is_file() for name in ("manifest.json", "curvedit.json")):
         for path in directory.iterdir():
             path.unlink()
-
-

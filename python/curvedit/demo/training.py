@@ -18,7 +18,7 @@ STEPS = 1200
 _BATCH, _REPEATED = 32, 8  # windows per step, and how many of them are passages
 _RATE = 3e-3
 _WARM_UP = 60
-_CONFIG = {
+_CONFIG: dict[str, Any] = {
     "vocab_size": 256,
     "hidden_size": 128,
     "intermediate_size": 384,

@@ -1,0 +1,85 @@
+"""Whole ``fit`` beside the released collector's procedure: 8 layers, width 512, every MLP projection.
+
+Seconds are interleaved in this process; peak memory above the loaded model is measured in a fresh
+process each (``python benchmarks/bench_fit.py own``).
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from interleave import interleaved, record
+from released_collector import collect
+
+import curvedit
+
+WINDOW, BATCH, BATCHES = 512, 8, 3
+
+
+def build():
+    config = transformers.LlamaConfig(
+        vocab_size=8192,
+        hidden_size=512,
+        intermediate_size=1376,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=WINDOW,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.LlamaForCausalLM(config).eval()
+
+
+def data():
+    return list(torch.randint(8192, (BATCHES, BATCH, WINDOW), generator=torch.Generator().manual_seed(0)))
+
+
+def candidates(model, batches):
+    options = {"targets": "model.layers.*.mlp.*", "progress": False}
+    return {
+        "own": lambda: curvedit.fit(model, batches, weighted=False, **options),
+        "own with norm-weighted": lambda: curvedit.fit(model, batches, **options),
+        "released procedure": lambda: collect(model, batches),
+    }
+
+
+def peak_above_model(name):
+    run = subprocess.run([sys.executable, Path(__file__), name], capture_output=True, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def bench_fit(benchmark, threads):
+    model, batches = build(), data()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    runs = candidates(model, batches)
+    ours, theirs = runs["own"](), runs["released procedure"]()
+    for name, (a, g) in theirs.items():
+        torch.testing.assert_close(ours[name].A, a, rtol=1e-3, atol=1e-5)
+        g = g * (BATCH * (WINDOW - 1)) ** 2  # of a mean loss; the labels are other draws
+        assert 0.5 < ours[name].G.trace() / g.trace() < 2
+    seconds = interleaved(runs, rounds=3)
+    record(benchmark, seconds, "own", threads=threads, tokens=BATCHES * BATCH * WINDOW)
+    benchmark.extra_info["peak_mib_above_model"] = {name: peak_above_model(name) for name in runs}
+    benchmark.pedantic(runs["own"], rounds=2)
+    torch.set_num_threads(before)
+    benchmark.group = f"fit, {threads} thread(s)"
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    loaded, given = build(), data()
+    loaded(input_ids=given[0][:1, :8])  # the libraries' own workspaces are not the fit's
+    start = peak()
+    candidates(loaded, given)[sys.argv[1]]()
+    print(json.dumps(round(peak() - start)))

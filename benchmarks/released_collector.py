@@ -1,0 +1,66 @@
+"""A plain implementation of the procedure that the method's released collector follows.
+
+Written from its description, for comparison: one A per projection, float32 full-square products
+added out of place, weight gradients computed and dropped, gradient checkpointing with backward
+down to the embeddings, all logits at once, mean loss, and four layers per pass over the data.
+"""
+
+import torch
+import torch.nn.functional as F
+
+LAYERS_PER_PASS = 4
+PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+
+
+class _Moments:
+    """A and G of one projection."""
+
+    def __init__(self, module):
+        self.a = torch.zeros(module.in_features, module.in_features)
+        self.g = torch.zeros(module.out_features, module.out_features)
+        self.tokens = 0
+        self.inputs = None
+        self.handles = [
+            module.register_forward_hook(self.forward),
+            module.register_full_backward_hook(self.backward),
+        ]
+
+    def forward(self, _, args, __):
+        self.inputs = args[0].detach()[:, :-1].reshape(-1, args[0].shape[-1]).float()
+
+    def backward(self, _, __, gradients):
+        g = gradients[0].detach()[:, :-1].reshape(-1, gradients[0].shape[-1]).float()
+        self.a.add_(self.inputs.T @ self.inputs)
+        self.g.add_(g.T @ g)
+        self.tokens += len(g)
+
+
+def collect(model, batches, seed=0):
+    """Mean (A, G) per projection of every layer."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    model.train()  # gradient checkpointing acts in training mode only; the model has no dropout
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+    layers = model.model.layers
+    for first in range(0, len(layers), LAYERS_PER_PASS):
+        model.requires_grad_(False)
+        moments = {}
+        for number in range(first, min(first + LAYERS_PER_PASS, len(layers))):
+            for projection in PROJECTIONS:
+                module = getattr(layers[number].mlp, projection)
+                module.weight.requires_grad_(True)
+                moments[f"model.layers.{number}.mlp.{projection}"] = _Moments(module)
+        for ids in batches:
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            chances = logits.detach().softmax(-1).flatten(0, 1)
+            labels = torch.multinomial(chances, 1, generator=generator)[:, 0]
+            F.cross_entropy(logits.flatten(0, 1), labels).backward()
+            model.zero_grad(set_to_none=True)
+        for name, moment in moments.items():
+            found[name] = (moment.a / moment.tokens, moment.g / moment.tokens)
+            for handle in moment.handles:
+                handle.remove()
+    model.gradient_checkpointing_disable()
+    model.disable_input_require_grads()
+    return found

@@ -1,0 +1,174 @@
+"""The command line on saved tiny checkpoints, end to end."""
+
+import json
+
+import models
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from curvedit.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
+
+
+@pytest.fixture(scope="module", params=["olmo2", "llama", "gpt2", "vit"])
+def place(request, tmp_path_factory):
+    """(kind, directory with model/ and data)."""
+    kind, directory = request.param, tmp_path_factory.mktemp(request.param)
+    models.build(kind).save_pretrained(directory / "model")
+    if kind == "vit":
+        batches = models.ragged_batches("vit", sizes=(24,))
+        save_file(batches[0], directory / "images.safetensors")
+    else:
+        generator = torch.Generator().manual_seed(2)
+        rows = [{"input_ids": torch.randint(3, 97, (n,), generator=generator).tolist()} for n in (300, 5, 220)]
+        (directory / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        passages = [
+            {"prefix_ids": row["input_ids"][:8], "suffix_ids": row["input_ids"][8:12]} for row in (rows[0], rows[2])
+        ]
+        (directory / "passages.jsonl").write_text("\n".join(map(json.dumps, passages)))
+    return kind, directory
+
+
+def words(kind, directory, verb):
+    data = directory / ("images.safetensors" if kind == "vit" else "data.jsonl")
+    measured = (
+        ["--splits", f"val={data}"] if kind == "vit" else ["--text", data, "--passages", directory / "passages.jsonl"]
+    )
+    sizes = ["--window", 20, "--batch-size", 4]
+    return {
+        "fit": [
+            "--model",
+            directory / "model",
+            "--data",
+            data,
+            "--targets",
+            *models.targets(kind),
+            *sizes,
+            "--no-progress",
+        ],
+        "rank": ["--factors", directory / "factors", "--keep-mass", 0.7],
+        "project": ["--model", directory / "model", "--selection", directory / "selection"],
+        "evaluate": ["--model", directory / "edited", "--baseline", directory / "model", *measured, *sizes],
+    }[verb]
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_all_four_verbs(place, capsys):
+    kind, directory = place
+    outputs = {"fit": "factors", "rank": "selection", "project": "edited", "evaluate": "report"}
+    for verb, out in outputs.items():
+        assert run(verb, *words(kind, directory, verb), "--out", directory / out) == 0, capsys.readouterr().err
+        assert (directory / out / "config.yaml").is_file()
+        assert not list(directory.glob("*.part"))
+    report = json.loads((directory / "report/report.json").read_text())
+    metrics = {"accuracy"} if kind == "vit" else {"strict", "loose", "avg_levenshtein", "perplexity", "ndcg10"}
+    assert metrics <= set(report["before"])
+    assert metrics <= set(report["after"])
+    assert "<svg" in (directory / "report/report.html").read_text()
+    model = type(models.build(kind)).from_pretrained(directory / "edited")
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert run("inspect", directory / "factors") == run("inspect", directory / "selection") == 0
+    assert run("inspect", directory / "report") == 0
+    replayed = directory / "factors-again"
+    assert run("fit", "--config", directory / "factors/config.yaml", "--out", replayed) == 0
+    assert (replayed / "manifest.json").is_file()
+    for path in (directory / "factors").glob("*.safetensors"):
+        if "basis" not in path.name:
+            assert path.read_bytes() == (replayed / path.name).read_bytes()
+
+
+def test_keeping_all_returns_every_weight(place, capsys):
+    kind, directory = place
+    if not (directory / "factors").exists():
+        assert run("fit", *words(kind, directory, "fit"), "--out", directory / "factors") == 0
+    assert run("rank", "--factors", directory / "factors", "--keep-mass", 1, "--out", directory / "all") == 0
+    selection = ["--selection", directory / "all", "--out", directory / "same"]
+    assert run("project", "--model", directory / "model", *selection) == 0
+    assert (directory / "same/model.safetensors").read_bytes() == (directory / "model/model.safetensors").read_bytes()
+
+
+def test_run_from_one_file(place, tmp_path):
+    kind, directory = place
+    config = {
+        "model": str(directory / "model"),
+        "fit": {
+            "data": [str(directory / ("images.safetensors" if kind == "vit" else "data.jsonl"))],
+            "progress": False,
+        },
+        "rank": {"keep_mass": 0.8, "criterion": "weighted", "scope": "model"},
+    }
+    config["fit"] |= {"targets": models.targets(kind), "window": 20}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    assert run("run", tmp_path / "run.yaml", "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out/model/curvedit.json").is_file()
+
+
+def test_merge(place, tmp_path):
+    kind, directory = place
+    if not (directory / "factors").exists():
+        assert run("fit", *words(kind, directory, "fit"), "--out", directory / "factors") == 0
+    assert run("merge", "--factors", directory / "factors", directory / "factors", "--out", tmp_path / "twice") == 0
+    once, twice = (
+        json.loads((p / "manifest.json").read_text())["targets"] for p in (directory / "factors", tmp_path / "twice")
+    )
+    assert all(twice[name]["tokens"] == 2 * once[name]["tokens"] for name in once)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("bad")
+    models.build("llama").save_pretrained(directory / "model")
+    (directory / "data.jsonl").write_text(json.dumps({"input_ids": list(range(3, 90))}))
+    (directory / "empty.jsonl").write_text("")
+    (directory / "text.txt").write_text("some text")
+    (directory / "full").mkdir()
+    (directory / "full/mine").write_text("kept")
+    return directory
+
+
+BAD = {
+    "unknown pattern": (["--targets", "*.mlp.gat"], "targets: '*.mlp.gat' matches no linear map"),
+    "no such data": (["--data", "nowhere.jsonl"], "data: expected a file"),
+    "empty data": (["--data", "empty.jsonl"], "data: expected at least two tokens, got 0"),
+    "no tokenizer": (["--data", "text.txt"], "tokenizer: expected one"),
+    "window of one": (["--window", "1"], "window: expected at least 2"),
+    "no such model": (["--model", "./nowhere"], "model: expected a checkpoint directory"),
+    "output not empty": (["--out", "full"], "out: expected a new or empty directory"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refuses(llama, monkeypatch, capsys, case):
+    monkeypatch.chdir(llama)
+    extra, message = BAD[case]
+    usual = ["--model", "model", "--data", "data.jsonl", "--targets", "*.mlp.*", "--out", "factors", "--window", "20"]
+    assert run("fit", *usual, *extra, "--no-progress") == 1
+    assert f"curvedit fit: error: {message}" in capsys.readouterr().err
+    assert not (llama / "factors").exists()
+    assert not list(llama.glob("*.part"))
+    assert (llama / "full/mine").read_text() == "kept"
+
+
+def test_refuses_a_share_out_of_range(place, capsys, tmp_path):
+    kind, directory = place
+    if not (directory / "factors").exists():
+        assert run("fit", *words(kind, directory, "fit"), "--out", directory / "factors") == 0
+    capsys.readouterr()
+    for share in ("0", "1.01", "nan"):
+        assert run("rank", "--factors", directory / "factors", "--keep-mass", share, "--out", tmp_path / "s") == 1
+        assert "keep_mass: expected a number in (0, 1]" in capsys.readouterr().err
+        assert not (tmp_path / "s").exists()
+
+
+def test_wrong_usage_exits_with_two(capsys):
+    for arguments in ([], ["fit"], ["rank", "--config", "nowhere.yaml"]):
+        with pytest.raises(SystemExit) as stopped:
+            run(*arguments)
+        assert stopped.value.code == 2
+    assert "nowhere.yaml" in capsys.readouterr().err

@@ -1,0 +1,169 @@
+"""project in memory: what it changes, what it leaves, and how it is undone."""
+
+import copy
+
+import models
+import pytest
+import torch
+from torch import nn
+
+import curvedit
+from curvedit import editing, linear
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
+
+
+def fitted(kind, **options):
+    model = models.build(kind)
+    return model, curvedit.fit(
+        model, models.ragged_batches(kind), targets=models.targets(kind), progress=False, **options
+    )
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def same(ours, theirs):
+    return all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "vit"])
+@pytest.mark.parametrize("criterion", ["curvature", "random"])
+def test_equals_the_formula(kind, criterion):
+    model, factors = fitted(kind)
+    before = {
+        name: linear.weight_of(module).clone() for name, module in linear.find_targets(model, list(factors)).items()
+    }
+    selection = curvedit.rank(factors, keep_mass=0.7, criterion=criterion)
+    edit = curvedit.project(model, selection)
+    for name, target in selection.items():
+        out, inputs = (basis.vectors.double() for basis in target.bases(before[name]))
+        components = out.T @ before[name].double() @ inputs * target.dense_mask()
+        expected = (out @ components @ inputs.T).float()
+        got = linear.weight_of(model.get_submodule(name))
+        torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
+        assert edit.targets[name].change > 0
+        assert edit.targets[name].sha256_after == linear.weight_hash(got)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_undo_restores_bit_for_bit(dtype):
+    model = models.build("llama").to(dtype)
+    factors = curvedit.fit(model, models.ragged_batches("llama"), targets="*.mlp.*", progress=False)
+    before = weights(model)
+    edit = curvedit.project(model, curvedit.rank(factors, keep_mass=0.5))
+    after = weights(model)
+    assert not same(after, before)
+    assert [n for n in before if not torch.equal(before[n], after[n])] == [f"{name}.weight" for name in factors]
+    edit.undo()
+    assert same(weights(model), before)
+    with pytest.raises(RuntimeError, match="undo: nothing to restore"):
+        edit.undo()
+
+
+def test_context_undoes():
+    model, factors = fitted("llama")
+    before = weights(model)
+    with curvedit.project(model, curvedit.rank(factors, keep_mass=0.5)):
+        assert not same(weights(model), before)
+    assert same(weights(model), before)
+
+
+@pytest.mark.parametrize("criterion", ["curvature", "weighted", "svd", "random"])
+def test_keeping_all_changes_nothing(criterion):
+    model, factors = fitted("gpt2")
+    before = weights(model)
+    edit = curvedit.project(model, curvedit.rank(factors, keep_mass=1, criterion=criterion, model=model))
+    assert same(weights(model), before)
+    assert {target.change for target in edit.targets.values()} == {0.0}
+
+
+def test_removed_scale_mixes():
+    model, factors = fitted("llama")
+    selection = curvedit.rank(factors, keep_mass=0.5)
+    name = next(iter(selection))
+    weight = linear.weight_of(model.get_submodule(name))
+    original = weight.clone()
+    with curvedit.project(model, selection):
+        removed = weight.clone()
+    with curvedit.project(model, selection, removed_scale=0.25):
+        torch.testing.assert_close(weight, 0.75 * removed + 0.25 * original)
+    curvedit.project(model, selection, removed_scale=1.0)
+    assert torch.equal(weight, original)
+
+
+def test_failure_midway_restores(monkeypatch):
+    model, factors = fitted("llama")
+    before = weights(model)
+    calls = []
+
+    def fail_third(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("boom")
+        return editing.edit_weight(*args)
+
+    monkeypatch.setattr("curvedit.projection.edit_weight", fail_third)
+    with pytest.raises(RuntimeError, match="boom"):
+        curvedit.project(model, curvedit.rank(factors, keep_mass=0.5))
+    assert same(weights(model), before)
+
+
+def test_refuses_another_model_before_changing_it():
+    model, factors = fitted("llama")
+    other = copy.deepcopy(model)
+    other.model.layers[2].mlp.down_proj.weight.data[0, 0] += 1
+    before = weights(other)
+    selection = curvedit.rank(factors, keep_mass=0.5)
+    with pytest.raises(ValueError, match=r"'model.layers.2.mlp.down_proj' is not the one the factors"):
+        curvedit.project(other, selection)
+    assert same(weights(other), before)
+    with pytest.raises(ValueError, match=r"expected a linear map 'model.layers.0.self_attn.q_proj'.*none of that name"):
+        curvedit.project(models.build("gpt2"), selection)
+
+
+def test_refuses_a_second_edit():
+    model, factors = fitted("llama")
+    selection = curvedit.rank(factors, keep_mass=0.5)
+    curvedit.project(model, selection)
+    with pytest.raises(ValueError, match="or already edited"):
+        curvedit.project(model, selection)
+
+
+def test_refuses_nan_weights():
+    model, factors = fitted("llama")
+    model.model.layers[0].mlp.up_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"weight of 'model.layers.0.mlp.up_proj': expected finite values"):
+        curvedit.project(model, curvedit.rank(factors, keep_mass=0.5))
+
+
+def test_refuses_tied_weights():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(9, 4)
+            self.head = nn.Linear(4, 9, bias=False)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, x):
+            return self.head(torch.tanh(self.embedding(x)).mean(1))
+
+    model = Tied()
+    data = [(torch.arange(18).reshape(6, 3) % 9, torch.arange(6))]
+    factors = curvedit.fit(model, data, targets="head", progress=False)
+    with pytest.raises(ValueError, match=r"'head.weight' is tied to 'embedding.weight'"):
+        curvedit.project(model, curvedit.rank(factors, keep_mass=0.5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"removed_scale": float("nan")}, "removed_scale: expected a finite"),
+        ({"out": "x"}, "out: a module is edited in place"),
+    ],
+)
+def test_refuses_bad_options(options, message):
+    model, factors = fitted("llama")
+    with pytest.raises(ValueError, match=message):
+        curvedit.project(model, curvedit.rank(factors, keep_mass=0.5), **options)
