@@ -40,7 +40,7 @@ class TokenBatches:
     @property
     def tokens(self) -> int:
         """Positions with a next token in their window."""
-        return len(self.ids) - self.windows
+        return min(len(self.ids), self.windows * self.window) - self.windows
 
     @property
     def windows(self) -> int:
