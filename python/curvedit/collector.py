@@ -62,7 +62,7 @@ class Collector:
 
     @contextmanager
     def observing(self, batch: Batch, start: int = 0, stop: int | None = None) -> Iterator[None]:
-        """Act on the calls inside: a forward over positions ``start … stop - 1``, then its backward.
+        """Act on the calls inside: a forward over positions ``start … stop - 1``, then a backward.
 
         Raises:
             RuntimeError: a target was called but no gradient came back to it.

@@ -69,15 +69,15 @@ def windows(
 
 def _passages(text: bytes, other: bytes) -> list[bytes]:
     """Evenly spread windows of varied text, whose ends stand nowhere else, as licences and boilerplate do."""
-    stride = len(text) // PASSAGES
+    stride = len(text) // (4 * PASSAGES)
     found: list[bytes] = []
-    for number in range(PASSAGES):
+    for number in range(4 * PASSAGES):
         for start in range(number * stride, (number + 1) * stride - WINDOW, 16):
             passage = text[start : start + WINDOW]
             if len(set(passage)) > 28 and b" " * 12 not in passage and passage[PREFIX:] not in other:
                 found.append(passage)
                 break
-    return found
+    return found[:: len(found) // PASSAGES][:PASSAGES]
 
 
 def _ids(text: bytes) -> Tensor:
