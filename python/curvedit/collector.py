@@ -72,7 +72,8 @@ class Collector:
             yield
             if self._pending:
                 raise RuntimeError(
-                    f"targets: the loss does not depend on {self._calls[-1].name!r} in batch {batch.index}; leave it out"
+                    f"targets: the loss does not depend on {self._calls[-1].name!r} in batch {batch.index}; "
+                    "leave it out"
                 )
         finally:
             self._batch, self._pending = None, 0
