@@ -1,5 +1,6 @@
 // The only file that knows Python. Tensors come as addresses, shapes and strides, checked by native.py.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
 
@@ -17,10 +18,12 @@ T* at(std::uintptr_t address) {
 }
 
 void syrk_accumulate(std::uintptr_t out, std::uintptr_t x, int dtype, std::ptrdiff_t tokens, std::ptrdiff_t dim,
-                     std::ptrdiff_t token_stride, std::ptrdiff_t dim_stride, std::uintptr_t weight, int threads) {
+                     std::ptrdiff_t token_stride, std::ptrdiff_t dim_stride, std::uintptr_t weight, int threads,
+                     const std::string& instruction_set) {
   py::gil_scoped_release release;  // nothing below touches Python
   curvedit::syrk_accumulate({at<float>(out), at<const void>(x), static_cast<curvedit::Dtype>(dtype), tokens, dim,
-                             token_stride, dim_stride, at<const float>(weight), threads});
+                             token_stride, dim_stride, at<const float>(weight), threads},
+                            instruction_set);
 }
 
 py::tuple staircase_limits(std::uintptr_t lam, std::ptrdiff_t m, std::uintptr_t mu, std::ptrdiff_t n,
@@ -38,8 +41,11 @@ py::tuple staircase_limits(std::uintptr_t lam, std::ptrdiff_t m, std::uintptr_t 
 
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.doc() = "Compiled kernels of curvedit.";
-  m.def("syrk_accumulate", &syrk_accumulate);
-  m.def("syrk_instruction_set", &curvedit::syrk_instruction_set);
+  m.def("syrk_accumulate", &syrk_accumulate, py::arg("out"), py::arg("x"), py::arg("dtype"), py::arg("tokens"),
+        py::arg("dim"), py::arg("token_stride"), py::arg("dim_stride"), py::arg("weight"), py::arg("threads"),
+        py::arg("instruction_set") = "");
+  m.def("syrk_instruction_sets", &curvedit::syrk_instruction_sets);
+  m.def("syrk_instruction_set", [] { return curvedit::syrk_instruction_sets().front(); });
   m.def("staircase_limits", &staircase_limits);
   m.def("cuda_devices", &curvedit::cuda_devices);
   m.def("cuda_architectures", &curvedit::cuda_architectures);

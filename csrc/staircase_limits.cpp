@@ -80,8 +80,11 @@ Staircase staircase_limits(const double* lam, std::ptrdiff_t m, const double* mu
               kept += columns;
               mass += lam[i] * walk.prefix[static_cast<std::size_t>(columns)];
             });
-  std::int64_t needed = threshold > 0.0 ? static_cast<std::int64_t>(std::ceil((target - mass) / threshold)) : 0;
-  needed = std::max<std::int64_t>(needed, 1);  // without one of them the target is not reached
+  const auto reaches = [=](double ties) { return mass + threshold * ties >= target; };
+  double ties = threshold > 0.0 ? std::ceil((target - mass) / threshold) : 1.0;
+  if (!reaches(ties)) ties += 1.0;  // the quotient is rounded: it may be off by one
+  else if (reaches(ties - 1.0)) ties -= 1.0;
+  auto needed = static_cast<std::int64_t>(std::clamp(ties, 1.0, static_cast<double>(m) * static_cast<double>(n)));
   walk.rows([=](double product) { return product >= threshold; },
             [&](std::ptrdiff_t i, std::ptrdiff_t columns) {
               const std::int64_t taken = std::min<std::int64_t>(needed, columns - limits[i]);

@@ -12,7 +12,8 @@ struct Staircase {
 };
 
 // Row i keeps columns 0 … limits[i] - 1; limits do not increase. Components that tie with the last
-// one kept go row by row. Both spectra: descending, finite, not negative. 0 < keep_mass <= 1; 1 keeps
+// one kept go row by row. Equal to sorting all products, but where the target falls within rounding
+// of a partial sum. Both spectra: descending, finite, not negative. 0 < keep_mass <= 1; 1 keeps
 // everything. O((m + n) * 64) time, O(n) memory. Reference: kernels/staircase_limits_ref.py.
 Staircase staircase_limits(const double* lam, std::ptrdiff_t m, const double* mu, std::ptrdiff_t n,
                            double keep_mass, std::int32_t* limits);

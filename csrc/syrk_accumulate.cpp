@@ -1,34 +1,48 @@
 #include "syrk_accumulate.hpp"
 
+#include <stdexcept>
+
 namespace curvedit {
 namespace {
 
 struct Choice {
-  const char* name;
+  std::string name;
   void (*run)(const Syrk&);
 };
 
-Choice choose() {
+std::vector<Choice> usable() {
+  std::vector<Choice> choices;
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq"))
-    return {"avx512", syrk_avx512};
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {"avx2", syrk_avx2};
+    choices.push_back({"avx512", syrk_avx512});
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    choices.push_back({"avx2", syrk_avx2});
 #endif
-  return {"portable", syrk_portable};
+  choices.push_back({"portable", syrk_portable});
+  return choices;
 }
 
-const Choice& chosen() {
-  static const Choice choice = choose();
-  return choice;
+const std::vector<Choice>& choices() {
+  static const std::vector<Choice> found = usable();
+  return found;
 }
 
 }  // namespace
 
-void syrk_accumulate(const Syrk& problem) {
-  if (problem.tokens > 0 && problem.dim > 0) chosen().run(problem);
+void syrk_accumulate(const Syrk& problem, const std::string& instruction_set) {
+  for (const Choice& choice : choices()) {
+    if (!instruction_set.empty() && instruction_set != choice.name) continue;
+    if (problem.tokens > 0 && problem.dim > 0) choice.run(problem);
+    return;
+  }
+  throw std::invalid_argument("instruction_set: this machine has no " + instruction_set);
 }
 
-const char* syrk_instruction_set() { return chosen().name; }
+std::vector<std::string> syrk_instruction_sets() {
+  std::vector<std::string> names;
+  for (const Choice& choice : choices()) names.push_back(choice.name);
+  return names;
+}
 
 }  // namespace curvedit

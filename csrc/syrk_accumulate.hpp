@@ -2,6 +2,8 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace curvedit {
 
@@ -22,10 +24,12 @@ struct Syrk {
   int threads;
 };
 
-void syrk_accumulate(const Syrk& problem);
+// With the instruction set of this name, or with the fastest for "". Throws std::invalid_argument for
+// one that this machine lacks.
+void syrk_accumulate(const Syrk& problem, const std::string& instruction_set);
 
-// The instruction set that `syrk_accumulate` uses on this machine: "avx512", "avx2" or "portable".
-const char* syrk_instruction_set();
+// Of "avx512", "avx2" and "portable" those that this machine has, fastest first.
+std::vector<std::string> syrk_instruction_sets();
 
 void syrk_portable(const Syrk& problem);
 #if defined(__x86_64__)

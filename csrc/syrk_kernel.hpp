@@ -3,14 +3,13 @@
 // Tokens are taken kDepth at a time and packed, as float32, into panels of 16 neighbouring columns
 // (kDepth x 16, contiguous). X^T X needs one packing only: a panel serves as rows of the product,
 // read one number at a time, and as columns, read one vector at a time. The micro-kernel keeps a
-// kRows x 16 kPanels block of the product in registers over the whole depth.
+// kHeight x 16 kPanels block of the product in registers over the whole depth.
 #pragma once
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
 #include <new>
-#include <vector>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -108,52 +107,88 @@ void pack_chunk(const Syrk& p, const float* scale, std::ptrdiff_t token, std::pt
   }
 }
 
-// Set: floats per vector, rows and panels of the micro-kernel, depth of a block.
-template <int kFloats, int kRows, int kPanels, int kDepth>
+// Of this namespace, as a std::vector is not: the linker may not exchange it for another set's copy.
+struct Free {
+  void operator()(float* memory) const { ::operator delete(memory, std::align_val_t{64}); }
+};
+using Memory = std::unique_ptr<float, Free>;
+
+inline Memory allocate(std::ptrdiff_t floats) {
+  const auto bytes = static_cast<std::size_t>(floats) * sizeof(float);
+  return Memory(static_cast<float*>(::operator new(bytes, std::align_val_t{64})));
+}
+
+struct Position {
+  std::ptrdiff_t row, column;
+};
+
+// The n-th of the lower tiles in the order of work: bands of four tile rows from the bottom up, each
+// column by column, so that the rows of a band and one column stay in the second-level cache.
+inline Position position(std::ptrdiff_t n, std::ptrdiff_t side) {
+  constexpr std::ptrdiff_t kBand = 4;
+  for (std::ptrdiff_t last = side;; last -= kBand) {
+    const std::ptrdiff_t first = std::max<std::ptrdiff_t>(0, last - kBand), height = last - first;
+    if (n < first * height) return {first + n % height, n / height};
+    n -= first * height;
+    for (std::ptrdiff_t column = first; column < last; ++column) {  // the triangle at the band's end
+      if (n < last - column) return {column + n, column};
+      n -= last - column;
+    }
+  }
+}
+
+// Per instruction set: floats of a vector; columns of the micro-kernel, in panels; depth of a block; and
+// how the 16 rows of a panel are shared out, so that the sums fill the registers but do not spill.
+template <int kFloats, int kPanels, int kDepth, int... kRows>
 struct Algorithm {
   typedef float Vector __attribute__((vector_size(kFloats * sizeof(float)), aligned(16), may_alias));
-  static constexpr int kVectors = kPanels * static_cast<int>(kPanel) / kFloats;  // per row
   static constexpr int kPerPanel = static_cast<int>(kPanel) / kFloats;
+  static constexpr int kVectors = kPanels * kPerPanel;  // per row
   static constexpr std::ptrdiff_t kColumns = kPanels * kPanel;
-  static_assert(kPanel % kRows == 0 && kTile % kColumns == 0, "micro-tiles must fill a tile");
+  static constexpr std::ptrdiff_t kPanelSize = kDepth * kPanel;
+  static_assert((kRows + ...) == kPanel && kTile % kColumns == 0, "micro-tiles must fill a tile");
 
-  // c (kRows x kColumns, row stride kTile) += rows^T columns over `depth` tokens.
-  static void micro(const float* rows, const float* columns, std::ptrdiff_t panel_size, std::ptrdiff_t depth,
-                    float* c) {
-    Vector sum[kRows][kVectors] = {};
+  // c (kHeight x kColumns, row stride kTile) += rows^T columns over `depth` tokens. Steps c and rows on.
+  template <int kHeight>
+  static void micro(const float*& rows, const float* columns, std::ptrdiff_t depth, float*& c) {
+    for (int r = 0; r < kHeight; ++r)  // c is far away: fetch it while the sums are computed
+      for (std::ptrdiff_t v = 0; v < kColumns; v += 16) __builtin_prefetch(c + r * kTile + v, 1);
+    Vector sum[kHeight][kVectors] = {};
+#pragma GCC unroll 4
     for (std::ptrdiff_t k = 0; k < depth; ++k) {
       Vector right[kVectors];
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v)
-        right[v] = *reinterpret_cast<const Vector*>(columns + (v / kPerPanel) * panel_size + k * kPanel +
+        right[v] = *reinterpret_cast<const Vector*>(columns + (v / kPerPanel) * kPanelSize + k * kPanel +
                                                     (v % kPerPanel) * kFloats);
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kHeight; ++r) {
         const Vector left = rows[k * kPanel + r] - Vector{};
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) sum[r][v] += left * right[v];
       }
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < kHeight; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v)
         *reinterpret_cast<Vector*>(c + r * kTile + v * kFloats) += sum[r][v];
+    rows += kHeight;
+    c += kHeight * kTile;
   }
 
   // One 128 x 128 tile; micro-tiles above the diagonal or outside the matrix are skipped.
-  static void tile(const Syrk& p, const float* packed, std::ptrdiff_t row, std::ptrdiff_t column,
-                   std::ptrdiff_t depth) {
-    float* out = p.out + (row * (row + 1) / 2 + column) * kTile * kTile;
-    const std::ptrdiff_t panel_size = kDepth * kPanel;
-    const std::ptrdiff_t height = std::min(kTile, p.dim - row * kTile), width = std::min(kTile, p.dim - column * kTile);
+  static void tile(const Syrk& p, const float* packed, Position at, std::ptrdiff_t depth) {
+    float* out = p.out + (at.row * (at.row + 1) / 2 + at.column) * kTile * kTile;
+    const float* left = packed + at.row * kGroup * kPanelSize;
+    const float* right = packed + at.column * kGroup * kPanelSize;
+    const std::ptrdiff_t height = std::min(kTile, p.dim - at.row * kTile);
+    const std::ptrdiff_t width = std::min(kTile, p.dim - at.column * kTile);
     for (std::ptrdiff_t c = 0; c < width; c += kColumns) {
-      const float* columns = packed + (column * kTile + c) / kPanel * panel_size;
-      std::ptrdiff_t first = row == column ? c / kRows * kRows : 0;
-      for (std::ptrdiff_t r = first; r < height; r += kRows) {
-        const std::ptrdiff_t global = row * kTile + r;
-        const float* rows = packed + global / kPanel * panel_size + global % kPanel;
-        micro(rows, columns, panel_size, depth, out + r * kTile + c);
+      for (std::ptrdiff_t r = at.row == at.column ? c : 0; r < height; r += kPanel) {
+        const float* rows = left + r * kDepth;
+        float* to = out + r * kTile + c;
+        (micro<kRows>(rows, right + c * kDepth, depth, to), ...);
       }
     }
   }
@@ -163,7 +198,7 @@ struct Algorithm {
     for (std::ptrdiff_t k = 0; k < depth; k += kChunk) {
       const std::ptrdiff_t count = std::min(kChunk, depth - k);
       for (std::ptrdiff_t panel = first_panel; panel < first_panel + kGroup; ++panel) {
-        float* to = packed + (panel * kDepth + k) * kPanel;
+        float* to = packed + panel * kPanelSize + k * kPanel;
         const float* s = scale ? scale + k : nullptr;
         switch (p.dtype) {
           case Dtype::float32: pack_chunk<float>(p, s, token + k, count, panel * kPanel, to); break;
@@ -176,16 +211,9 @@ struct Algorithm {
 
   static void run(const Syrk& p) {
     const std::ptrdiff_t side = (p.dim + kTile - 1) / kTile, tiles = side * (side + 1) / 2;
-    const std::ptrdiff_t panels = side * kGroup;
     const int threads = static_cast<int>(std::clamp<std::ptrdiff_t>(p.threads, 1, tiles));
-    const auto size = static_cast<std::size_t>(panels * kDepth * kPanel);
-    struct Free {
-      void operator()(float* memory) const { ::operator delete(memory, std::align_val_t{64}); }
-    };
-    std::unique_ptr<float, Free> packed(
-        static_cast<float*>(::operator new(size * sizeof(float), std::align_val_t{64})));
-    std::vector<float> scale(p.weight ? static_cast<std::size_t>(p.tokens) : 0);
-    for (std::size_t t = 0; t < scale.size(); ++t) scale[t] = std::sqrt(p.weight[t]);
+    const Memory packed = allocate(side * kGroup * kPanelSize), scale = allocate(p.weight ? p.tokens : 0);
+    for (std::ptrdiff_t t = 0; p.weight && t < p.tokens; ++t) scale.get()[t] = std::sqrt(p.weight[t]);
 
     // OpenMP, because torch uses it: a second pool of threads would fight with its spinning workers.
 #pragma omp parallel num_threads(threads)
@@ -193,16 +221,9 @@ struct Algorithm {
       const std::ptrdiff_t depth = std::min<std::ptrdiff_t>(kDepth, p.tokens - token);
 #pragma omp for schedule(static)
       for (std::ptrdiff_t group = 0; group < side; ++group)
-        pack(p, p.weight ? scale.data() + token : nullptr, token, depth, group * kGroup, packed.get());
-        // Tiles from the last row up: the few large pieces of a row first, the small ones at the end.
+        pack(p, p.weight ? scale.get() + token : nullptr, token, depth, group * kGroup, packed.get());
 #pragma omp for schedule(dynamic)
-      for (std::ptrdiff_t n = 0; n < tiles; ++n) {
-        const std::ptrdiff_t index = tiles - 1 - n;
-        auto row = static_cast<std::ptrdiff_t>((std::sqrt(8.0 * static_cast<double>(index) + 1.0) - 1.0) / 2.0);
-        while (row * (row + 1) / 2 > index) --row;
-        while ((row + 1) * (row + 2) / 2 <= index) ++row;
-        tile(p, packed.get(), row, index - row * (row + 1) / 2, depth);
-      }
+      for (std::ptrdiff_t n = 0; n < tiles; ++n) tile(p, packed.get(), position(n, side), depth);
     }
   }
 };

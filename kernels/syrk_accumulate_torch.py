@@ -29,7 +29,7 @@ def _accumulate(out: Tensor, x: Tensor) -> None:
         band = x[:, first:last].mT @ x[:, :last]
         for top in range(first, last, TILE):
             rows = band[top - first : top - first + TILE]
-            row = top // TILE
-            for col in range(row + 1):
-                part = rows[:, col * TILE : (col + 1) * TILE]
-                out[row * (row + 1) // 2 + col, : part.shape[0], : part.shape[1]] += part
+            height, row = len(rows), top // TILE
+            tiles = out[row * (row + 1) // 2 :]
+            tiles[:row, :height] += rows[:, :top].reshape(height, row, TILE).transpose(0, 1)
+            tiles[row, :height, :height] += rows[:, top : top + height]

@@ -5,7 +5,7 @@ import torch
 from cases import integers, normal, run
 from compare import assert_as_accurate
 
-from curvedit import native, ops
+from curvedit import _C, native, ops
 from curvedit.kernels import tiles
 from curvedit.kernels.syrk_accumulate_ref import syrk_accumulate_ref
 
@@ -99,6 +99,21 @@ def test_memory_around_the_output_is_untouched(d):
     native.syrk_accumulate(out, normal(50, d))
     assert (memory[:1000] == 7).all()
     assert (memory[-1000:] == 7).all()
+
+
+@pytest.mark.parametrize("name", _C.syrk_instruction_sets())
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+def test_every_instruction_set_of_this_machine(name, dtype):
+    x = integers(300, 257, dtype=dtype)
+    out = tiles.zeros(257)
+    code = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}[dtype]
+    _C.syrk_accumulate(out.data_ptr(), x.data_ptr(), code, 300, 257, x.stride(0), x.stride(1), 0, 2, name)
+    assert torch.equal(tiles.unpack(out, 257).double(), reference(x, None, torch.float64))
+
+
+def test_an_unknown_instruction_set_is_refused():
+    with pytest.raises(ValueError, match="instruction_set: this machine has no sse9"):
+        _C.syrk_accumulate(0, 0, 0, 0, 0, 0, 0, 0, 1, "sse9")
 
 
 def test_the_number_of_threads_changes_nothing():

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from curvedit.check import require_dtype, require_finite, require_shape
+from curvedit.check import require_dtype, require_finite, require_shape, require_share
 from curvedit.kernels.tiles import TILE, tile_count
 
 try:
@@ -14,6 +14,11 @@ except ImportError as error:
     raise ImportError(f"{error}; the compiled part is missing: build it with pip install .") from error
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+def _require_cpu(name: str, tensor: Tensor) -> None:
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{name}: expected a CPU tensor, got one on {tensor.device}")
 
 
 def syrk_accumulate(
@@ -27,8 +32,10 @@ def syrk_accumulate(
 
     Raises:
         TypeError: a dtype is not accepted.
-        ValueError: a shape or layout does not fit, or a weight is negative or not finite.
+        ValueError: a device, shape or layout does not fit, or a weight is negative or not finite.
     """
+    _require_cpu("x", x)
+    _require_cpu("out", out)
     require_shape("x", x, (None, None))
     require_dtype("x", x, *_DTYPES)
     require_shape("out", out, (tile_count(x.shape[1]), TILE, TILE))
@@ -36,6 +43,7 @@ def syrk_accumulate(
     if not out.is_contiguous():
         raise ValueError(f"out: expected a contiguous tensor, got strides {out.stride()}")
     if weight is not None:
+        _require_cpu("weight", weight)
         require_shape("weight", weight, (x.shape[0],))
         require_dtype("weight", weight, torch.float32)
         require_finite("weight", weight)
@@ -68,9 +76,11 @@ def staircase_limits(
 
     Raises:
         TypeError: a spectrum is not float64.
-        ValueError: a spectrum is not descending, finite and >= 0.
+        ValueError: a spectrum is not descending, finite and >= 0, or ``keep_mass`` not in (0, 1].
     """
+    keep_mass = require_share("keep_mass", keep_mass)
     for name, values in (("lam", lam), ("mu", mu)):
+        _require_cpu(name, values)
         require_shape(name, values, (None,))
         require_dtype(name, values, torch.float64)
         require_finite(name, values)
