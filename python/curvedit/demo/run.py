@@ -19,7 +19,7 @@ from curvedit.ranking import rank
 from curvedit.report import Report
 from curvedit.selection import Selection
 
-TARGETS = "model.layers.{2..3}.mlp.down_proj"  # the upper half of the four blocks
+TARGETS = "model.layers.*.mlp.down_proj"
 CRITERION = "weighted"
 CONTROLS = {"curvature": "curvature (plain K-FAC)", "svd": "SVD truncation", "random": "random components"}
 FORGOTTEN = 0.05  # strict recitation that every method is brought down to

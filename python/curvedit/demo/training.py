@@ -15,9 +15,10 @@ from curvedit.demo.corpus import WINDOW, Corpus, windows
 from curvedit.files import new_directory
 
 STEPS = 1200
-_BATCH, _REPEATED = 32, 8  # windows per step, and how many of them are passages
+_BATCH, _REPEATED = 32, 10  # windows per step, and how many of them are passages
 _RATE = 3e-3
 _WARM_UP = 60
+_DECAY = 0.3
 _CONFIG: dict[str, Any] = {
     "vocab_size": 256,
     "hidden_size": 128,
@@ -45,7 +46,7 @@ def trained_model(directory: Path, corpus: Corpus, *, seed: int = 0, steps: int 
     Returns:
         Whether it was trained now, and not found.
     """
-    recipe = [_CONFIG, corpus.sha256, seed, steps, _BATCH, _REPEATED, _RATE, _WARM_UP]
+    recipe = [_CONFIG, corpus.sha256, seed, steps, _BATCH, _REPEATED, _RATE, _WARM_UP, _DECAY]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     record = directory / "demo.json"
     if record.is_file() and json.loads(record.read_text())["key"] == key:
@@ -67,7 +68,7 @@ def _train(corpus: Corpus, seed: int, steps: int, progress: bool) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig(**_CONFIG))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, betas=(0.9, 0.95), weight_decay=_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     bar = tqdm(range(steps), desc="train", disable=not progress)
     for _ in bar:
