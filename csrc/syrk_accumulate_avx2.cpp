@@ -1,4 +1,5 @@
 #define CURVEDIT_TARGET _Pragma("GCC target(\"avx2,fma,f16c\")")
+#define CURVEDIT_F16C  // a target set by _Pragma does not define __F16C__
 #include "syrk_kernel.hpp"
 
 namespace curvedit {

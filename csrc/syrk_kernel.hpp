@@ -28,6 +28,7 @@ namespace {
 
 constexpr std::ptrdiff_t kPanel = 16;
 constexpr std::ptrdiff_t kGroup = kTile / kPanel;  // panels of a tile
+constexpr std::ptrdiff_t kShared = 1 << 20;  // floats packed at a time by several threads, if d is small
 constexpr std::ptrdiff_t kChunk = 8;  // tokens packed at a time, so that reads stay sequential
 
 typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
@@ -51,7 +52,7 @@ inline float load(const Bfloat16* x) {
 }
 
 inline float load(const Float16* x) {
-#if defined(__F16C__)
+#if defined(CURVEDIT_F16C)
   return _cvtsh_ss(x->bits);
 #else
   const std::uint32_t sign = (x->bits & 0x8000u) << 16, exponent = (x->bits >> 10) & 0x1fu;
@@ -78,7 +79,7 @@ inline void load_panel(const Bfloat16* x, float scale, float* to) {
 }
 
 inline void load_panel(const Float16* x, float scale, float* to) {
-#if defined(__F16C__)
+#if defined(CURVEDIT_F16C)
   for (int half = 0; half < 2; ++half) {
     const __m256 eight = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 8 * half)));
     _mm256_storeu_ps(to + 8 * half, _mm256_mul_ps(eight, _mm256_set1_ps(scale)));
@@ -100,6 +101,7 @@ void pack_chunk(const Syrk& p, const float* scale, std::ptrdiff_t token, std::pt
     if (s == 0.0f) {  // never read: NaN times 0 would stay NaN
       std::fill(to, to + kPanel, 0.0f);
     } else if (width == kPanel && p.dim_stride == 1) {
+      __builtin_prefetch(from + 2 * kChunk * p.token_stride);  // rows are short: no stream forms by itself
       load_panel(from, s, to);
     } else {
       for (std::ptrdiff_t c = 0; c < kPanel; ++c) to[c] = c < width ? s * load(from + c * p.dim_stride) : 0.0f;
@@ -212,18 +214,30 @@ struct Algorithm {
   static void run(const Syrk& p) {
     const std::ptrdiff_t side = (p.dim + kTile - 1) / kTile, tiles = side * (side + 1) / 2;
     const int threads = static_cast<int>(std::clamp<std::ptrdiff_t>(p.threads, 1, tiles));
-    const Memory packed = allocate(side * kGroup * kPanelSize), scale = allocate(p.weight ? p.tokens : 0);
+    const std::ptrdiff_t block_size = side * kGroup * kPanelSize, all = (p.tokens + kDepth - 1) / kDepth;
+    // One block at a time is best for the caches; several threads take more, so that they meet less
+    // often: where other programs share the cores, each meeting waits for the last to get one.
+    const std::ptrdiff_t blocks = std::clamp<std::ptrdiff_t>(threads > 1 ? kShared / block_size : 1, 1, all);
+    const Memory packed = allocate(blocks * block_size), scale = allocate(p.weight ? p.tokens : 0);
     for (std::ptrdiff_t t = 0; p.weight && t < p.tokens; ++t) scale.get()[t] = std::sqrt(p.weight[t]);
 
     // OpenMP, because torch uses it: a second pool of threads would fight with its spinning workers.
 #pragma omp parallel num_threads(threads)
-    for (std::ptrdiff_t token = 0; token < p.tokens; token += kDepth) {
-      const std::ptrdiff_t depth = std::min<std::ptrdiff_t>(kDepth, p.tokens - token);
-#pragma omp for schedule(static)
-      for (std::ptrdiff_t group = 0; group < side; ++group)
-        pack(p, p.weight ? scale.get() + token : nullptr, token, depth, group * kGroup, packed.get());
+    for (std::ptrdiff_t first = 0; first < all; first += blocks) {
+      const std::ptrdiff_t here = std::min(blocks, all - first);
+      const auto depth = [&](std::ptrdiff_t block) {
+        return std::min<std::ptrdiff_t>(kDepth, p.tokens - (first + block) * kDepth);
+      };
 #pragma omp for schedule(dynamic)
-      for (std::ptrdiff_t n = 0; n < tiles; ++n) tile(p, packed.get(), position(n, side), depth);
+      for (std::ptrdiff_t n = 0; n < here * side; ++n) {
+        const std::ptrdiff_t block = n / side, token = (first + block) * kDepth;
+        pack(p, p.weight ? scale.get() + token : nullptr, token, depth(block), n % side * kGroup,
+             packed.get() + block * block_size);
+      }
+#pragma omp for schedule(dynamic)
+      for (std::ptrdiff_t n = 0; n < tiles; ++n)
+        for (std::ptrdiff_t block = 0; block < here; ++block)
+          tile(p, packed.get() + block * block_size, position(n, side), depth(block));
     }
   }
 };

@@ -98,6 +98,24 @@ def test_refuses(lam, message):
         native.staircase_limits(lam, torch.ones(3).double(), 0.5)
 
 
+@pytest.mark.parametrize("keep_mass", [0.0, -0.1, 1.1, float("nan")])
+def test_refuses_a_share_outside_0_to_1(keep_mass):
+    with pytest.raises(ValueError, match="keep_mass: expected a number in"):
+        native.staircase_limits(torch.ones(2).double(), torch.ones(2).double(), keep_mass)
+
+
+def test_refuses_another_device():
+    with pytest.raises(ValueError, match="mu: expected a CPU tensor, got one on meta"):
+        native.staircase_limits(torch.ones(2).double(), torch.ones(2, device="meta").double(), 0.5)
+
+
+def test_ties_that_sum_with_rounding_are_counted_right():
+    tenths = torch.full((10,), 0.1).double()
+    for wanted in range(100):
+        kept = native.staircase_limits(tenths, tenths, (wanted + 0.5) / 100)[2]
+        assert kept == wanted + 1
+
+
 def test_refuses_single_precision():
     with pytest.raises(TypeError, match="mu: expected one of"):
         native.staircase_limits(torch.ones(2).double(), torch.ones(2), 0.5)

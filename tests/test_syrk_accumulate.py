@@ -11,7 +11,7 @@ from curvedit.kernels.syrk_accumulate_ref import syrk_accumulate_ref
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALVES = [torch.bfloat16, torch.float16]
-SIZES = [(1, 1), (7, 5), (64, 127), (300, 128), (33, 129), (513, 257)]  # (tokens, d)
+SIZES = [(1, 1), (7, 5), (5, 7), (64, 127), (300, 128), (33, 129), (513, 257)]  # (tokens, d)
 INTERPRETED = [(7, 5), (33, 129)]  # the interpreter takes a second per case
 BACKENDS = ops.backends("syrk_accumulate")
 
@@ -101,23 +101,38 @@ def test_memory_around_the_output_is_untouched(d):
     assert (memory[-1000:] == 7).all()
 
 
-@pytest.mark.parametrize("name", _C.syrk_instruction_sets())
+@pytest.mark.parametrize("instruction_set", _C.syrk_instruction_sets())
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
-def test_every_instruction_set_of_this_machine(name, dtype):
-    x = integers(300, 257, dtype=dtype)
-    out = tiles.zeros(257)
+@pytest.mark.parametrize(("tokens", "d"), [(1, 17), (256, 130), (300, 700), (515, 1100)])
+def test_every_instruction_set_is_exact(instruction_set, dtype, tokens, d):
+    x = integers(tokens, d, dtype=dtype)
+    weight = integers(tokens, seed=3).abs().square()
+    out = tiles.pack(torch.ones(d, d))
     code = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}[dtype]
-    _C.syrk_accumulate(out.data_ptr(), x.data_ptr(), code, 300, 257, x.stride(0), x.stride(1), 0, 2, name)
-    assert torch.equal(tiles.unpack(out, 257).double(), reference(x, None, torch.float64))
+    address = out.data_ptr(), x.data_ptr()
+    _C.syrk_accumulate(*address, code, tokens, d, *x.stride(), weight.data_ptr(), 2, instruction_set)
+    assert torch.equal(tiles.unpack(out, d), reference(x.float(), weight, torch.float32) + 1)
+
+
+@pytest.mark.parametrize("instruction_set", _C.syrk_instruction_sets())
+def test_every_half_is_converted_exactly(instruction_set):
+    for code, dtype in ((1, torch.bfloat16), (2, torch.float16)):
+        values = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+        for row in values[values.isfinite()].split(2048):
+            row[0] = 1  # column 0 of the product is then the row itself
+            out = tiles.zeros(len(row))
+            address = out.data_ptr(), row.data_ptr()
+            _C.syrk_accumulate(*address, code, 1, len(row), len(row), 1, 0, 1, instruction_set)
+            assert torch.equal(tiles.unpack(out, len(row))[0], row.float())
 
 
 def test_an_unknown_instruction_set_is_refused():
-    with pytest.raises(ValueError, match="instruction_set: this machine has no sse9"):
-        _C.syrk_accumulate(0, 0, 0, 0, 0, 0, 0, 0, 1, "sse9")
+    with pytest.raises(ValueError, match="this machine has no sse9"):
+        _C.syrk_accumulate(0, 0, 0, 0, 1, 1, 1, 0, 1, "sse9")
 
 
 def test_the_number_of_threads_changes_nothing():
-    x = normal(700, 390)
+    x = normal(700, 900)
     results = []
     before = torch.get_num_threads()
     for threads in (1, 2, 5):
@@ -152,6 +167,8 @@ def test_packing_round_trip():
     [
         ({"x": torch.ones(4)}, ValueError, r"x: expected shape \(\*, \*\)"),
         ({"x": torch.ones(4, 3).double()}, TypeError, "x: expected one of"),
+        ({"x": torch.ones(4, 3, device="meta")}, ValueError, "x: expected a CPU tensor, got one on meta"),
+        ({"out": tiles.zeros(3, device="meta")}, ValueError, "out: expected a CPU tensor"),
         ({"x": torch.ones(4, 200)}, ValueError, r"out: expected shape \(3, 128, 128\), got \(1, 128, 128\)"),
         ({"out": tiles.zeros(3).double()}, TypeError, "out: expected one of"),
         ({"out": tiles.zeros(3).mT}, ValueError, "out: expected a contiguous tensor"),
