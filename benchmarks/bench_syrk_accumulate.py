@@ -37,7 +37,7 @@ def bench_syrk_accumulate(benchmark, d, threads):
         "OpenBLAS ssyrk": lambda: blas.ssyrk(1.0, columns, 1.0, packed, trans=0, lower=1, overwrite_c=1),
     }
     with threadpool_limits(threads, "blas"):
-        seconds = interleaved(candidates, rounds=15 if d < 4096 else 9, pause=0.15 if threads > 1 else 0.0)
+        seconds = interleaved(candidates, 15 if d < 4096 else 7, pause=0.15, calls=3 if d < 2048 else 1)
         benchmark.pedantic(candidates["own float32"], rounds=5, warmup_rounds=1)
     torch.set_num_threads(before)
     flop = TOKENS * d * (d + 1)

@@ -4,21 +4,25 @@ import statistics
 import time
 
 
-def interleaved(candidates, rounds, pause=0.0):
-    """Median seconds per candidate over ``rounds`` turns, each preceded by a pause.
+def interleaved(candidates, rounds, pause=0.0, calls=1):
+    """Median seconds per call of each candidate over ``rounds`` turns.
 
-    The pause lets the threads of the library before go to sleep: OpenBLAS's and OpenMP's workers
-    spin for a while after a call and would take a core from the next candidate.
+    With a pause, a turn waits, calls once untimed and then ``calls`` times timed: OpenBLAS's and
+    OpenMP's workers spin for a while after a call and would take a core from the next candidate,
+    and after a pause they have to be woken up again.
     """
     times = {name: [] for name in candidates}
     for run in candidates.values():
         run()
     for _ in range(rounds):
         for name, run in candidates.items():
-            time.sleep(pause)
+            if pause:
+                time.sleep(pause)
+                run()
             start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
+            for _ in range(calls):
+                run()
+            times[name].append((time.perf_counter() - start) / calls)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
