@@ -41,7 +41,7 @@ def summed_loss(logits, batch, labels, first):
 
 def draw(logits, sample, position):
     chance = sampling.uniform(SEED, torch.tensor([sample]), torch.tensor([position]))
-    return sampling.sample_labels(logits.detach()[None].float(), chance)[0]
+    return sampling.sample_labels(logits.detach()[None].float().softmax(-1), chance)[0]
 
 
 def truth(model, patterns, batches, labels):
@@ -163,9 +163,30 @@ def test_draws_depend_on_their_key_alone():
 def test_labels_follow_the_distribution():
     logits = torch.tensor([0.0, 2.0, -1.0, 1.0])
     draws = sampling.uniform(0, torch.arange(20000), torch.zeros(20000, dtype=torch.int64))
-    labels = sampling.sample_labels(logits.expand(20000, 4), draws)
+    labels = sampling.sample_labels(logits.softmax(0).expand(20000, 4), draws)
     shares = labels.bincount(minlength=4) / 20000
     torch.testing.assert_close(shares, logits.softmax(0), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("classes", [1, 255, 256, 257, 512, 1000])
+def test_labels_invert_the_cumulative_distribution(classes):
+    chances = torch.rand(64, classes, generator=torch.Generator().manual_seed(classes)).double()
+    chances[:, ::3] = 0
+    chances[:, -1] = 1
+    draws = torch.linspace(0, 1 - 2**-53, 64, dtype=torch.float64)
+    labels = sampling.sample_labels(chances, draws)
+    for row, draw, label in zip(chances, draws, labels, strict=True):
+        cumulative = row.cumsum(0)
+        expected = int((cumulative <= draw * cumulative[-1] * (1 - 1e-14)).sum())
+        assert int(label) == expected
+        assert row[label] > 0
+
+
+def test_labels_that_are_no_class_are_refused():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    data = [(torch.randn(4, 3), torch.tensor([0, 1, 2, -100]))]
+    with pytest.raises(ValueError, match="batches: expected labels from 0 to 1, got -100 to 2"):
+        curvedit.fit(model, data, targets="*", labels="data", progress=False)
 
 
 def test_shared_inputs_have_one_factor():

@@ -30,7 +30,7 @@ def pieces(
     if batch.counts is None:
         yield 0, size, 0, None
         return
-    per_position = 24 * _vocabulary(model)  # logits, softmax, gradient in float32; cumulative in float64
+    per_position = 12 * _vocabulary(model)  # logits, their gradient, and one copy in another dtype
     positions = max(1, logits_bytes // per_position)
     if positions >= length or "logits_to_keep" not in inspect.signature(model.forward).parameters:
         rows = max(1, positions // length)

@@ -39,9 +39,14 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether the tensor holds neither NaN nor infinity; one pass, nothing stored."""
+    return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in torch.aminmax(tensor.detach()))
+
+
 def require_finite(name: str, tensor: Tensor) -> None:
     """Raise ``ValueError`` if the tensor holds NaN or infinity."""
-    if not torch.isfinite(tensor).all():
+    if not is_finite(tensor):
         bad = int((~torch.isfinite(tensor)).sum())
         raise ValueError(f"{name}: expected finite values, got {bad} NaN or infinite of {tensor.numel()}")
 

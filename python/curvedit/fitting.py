@@ -14,7 +14,7 @@ from curvedit import linear, ops
 from curvedit.batches import TASKS, Batch, LossFunction, read_batch
 from curvedit.calls import LOGITS_BYTES, call
 from curvedit.causality import require_causal
-from curvedit.check import require_choice
+from curvedit.check import is_finite, require_choice
 from curvedit.collector import Collector
 from curvedit.factors import Factors, Target, fingerprint
 from curvedit.meter import metered, peak_memory
@@ -97,7 +97,7 @@ def fit(
         task = "custom"
     modules = linear.find_targets(model, targets)
     for name, module in modules.items():
-        if not linear.weight_of(module).isfinite().all():
+        if not is_finite(linear.weight_of(module)):
             raise ValueError(f"model: the weight of {name!r} is not finite; load a sound checkpoint")
     device = next(model.parameters()).device
     where = None if inputs_on is None else torch.device(inputs_on)
@@ -205,10 +205,10 @@ class _Run:
                 self.backward = f"block by block through {self.stack.name}, down to block {self.stack.lowest}"
                 return
         with torch.enable_grad(), self.collector.observing(batch):
-            total = self.objective.loss(call(self.model, batch.inputs), batch)
+            end, at_end = self.objective.differentiate(call(self.model, batch.inputs), batch)
             leaves = self.collector.leaves()
             if leaves:
-                torch.autograd.grad(total, leaves, allow_unused=True)
+                torch.autograd.grad(end, leaves, at_end, allow_unused=True)
 
 
 @contextmanager

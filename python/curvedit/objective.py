@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from curvedit.batches import Batch, LossFunction, logits_of
@@ -23,8 +22,14 @@ class Objective:
     seed: int
     custom: LossFunction | None = None
 
-    def loss(self, output: Any, batch: Batch, *, start: int = 0, stop: int | None = None) -> Tensor:
-        """The summed loss, a scalar, of a model output.
+    def differentiate(
+        self, output: Any, batch: Batch, *, start: int = 0, stop: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """A tensor of a model output and the summed loss's gradient at it, to start a backward pass from.
+
+        At logits ``z`` the gradient is ``softmax(z) - onehot(label)`` in rows that count and 0 in the
+        others, whatever stands there; it is written down rather than differentiated, so that neither
+        the loss nor its graph is ever stored. A custom loss is returned itself, with None.
 
         Args:
             output: The model's output for ``batch``; for a language model the logits may cover
@@ -32,41 +37,45 @@ class Objective:
             batch: The rows the output belongs to.
             start: First position that the logits cover.
             stop: One past the last; None for all.
+
+        Raises:
+            ValueError: logits of another shape or not finite, or labels that are absent or no class.
         """
         if self.custom is not None:
-            return self.custom(output, batch.labels)
+            return self.custom(output, batch.labels), None
         logits = logits_of(output)
-        if batch.counts is None:
-            return self._terms(self._two_dimensional(logits, batch), batch.samples, None, batch.labels, batch.index)
-        if logits.ndim != 3:
-            raise ValueError(f"model: the language task expects logits (B, T, vocabulary), got {tuple(logits.shape)}")
-        counts = batch.counts[:, start:stop]
-        if logits.shape[:2] != counts.shape:
+        counts = None if batch.counts is None else batch.counts[:, start:stop]
+        leading = tuple(batch.samples.shape if counts is None else counts.shape)
+        if tuple(logits.shape[:-1]) != leading:
+            sizes = ", ".join(map(str, leading))
             raise ValueError(
-                f"model: expected logits for {tuple(counts.shape)} positions, got {tuple(logits.shape[:2])}"
-            )
-        row, position = counts.nonzero(as_tuple=True)
-        labels = None if batch.labels is None else batch.labels[:, start:stop][row, position]
-        return self._terms(logits[row, position], batch.samples[row], position + start, labels, batch.index)
-
-    def _terms(
-        self, logits: Tensor, samples: Tensor, positions: Tensor | None, labels: Tensor | None, index: int
-    ) -> Tensor:
-        if self.labels == "sampled":
-            at = torch.zeros_like(samples) if positions is None else positions
-            with torch.no_grad():
-                if not logits.isfinite().all():
-                    raise ValueError(f"model: its logits are not finite in batch {index}; check weights and inputs")
-                labels = sample_labels(logits, uniform(self.seed, samples, at))
-        elif labels is None:
-            raise ValueError(f"labels='data': expected labels in the data, got none in batch {index}")
-        return F.cross_entropy(logits.float() if logits.dtype.itemsize < 4 else logits, labels, reduction="sum")
-
-    @staticmethod
-    def _two_dimensional(logits: Tensor, batch: Batch) -> Tensor:
-        if logits.ndim != 2 or logits.shape[0] != batch.samples.shape[0]:
-            raise ValueError(
-                f"model: the classification task expects logits ({batch.samples.shape[0]}, classes), "
+                f"model: the {batch.task} task expects logits of shape ({sizes}, classes), "
                 f"got {tuple(logits.shape)} in batch {batch.index}"
             )
-        return logits
+        chances = logits.detach().softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        if counts is not None and not counts.all():
+            chances[~counts] = 0.0
+        if not chances.sum(-1).isfinite().all():
+            raise ValueError(f"model: its logits are not finite in batch {batch.index}; check weights and inputs")
+        labels = self._labels(chances, batch, start, stop)
+        where = torch.ones(leading, dtype=torch.bool, device=logits.device) if counts is None else counts
+        labels = labels[where]
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[-1]:
+            raise ValueError(
+                f"batches: expected labels from 0 to {logits.shape[-1] - 1}, got {int(labels.min())} to "
+                f"{int(labels.max())} in batch {batch.index}"
+            )
+        chances[(*where.nonzero(as_tuple=True), labels)] -= 1.0
+        return logits, chances.to(logits.dtype)
+
+    def _labels(self, chances: Tensor, batch: Batch, start: int, stop: int | None) -> Tensor:
+        """One label per row, of the rows' leading shape; any value where the row does not count."""
+        if self.labels == "sampled":
+            samples, positions = batch.samples, torch.zeros((), dtype=torch.int64, device=chances.device)
+            if batch.counts is not None:
+                samples = samples[:, None]
+                positions = torch.arange(start, start + chances.shape[1], device=chances.device)
+            return sample_labels(chances, uniform(self.seed, samples, positions))
+        if batch.labels is None:
+            raise ValueError(f"labels='data': expected labels in the data, got none in batch {batch.index}")
+        return batch.labels if batch.counts is None else batch.labels[:, start:stop]

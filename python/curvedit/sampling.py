@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _GAMMA = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit number
+_GROUP = 256  # classes; a whole vocabulary has about as many groups
 _MIX_1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
 _MIX_2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
 
@@ -37,10 +38,35 @@ def uniform(
 
 
 def sample_labels(
-    logits: Tensor,  # (n, classes)
-    draws: Tensor,  # (n,) in [0, 1), float64
+    chances: Tensor,  # (…, classes), not negative; rows need not sum to 1
+    draws: Tensor,  # (…) in [0, 1), float64
 ) -> Tensor:
-    """One label per row from the softmax of its logits, by inversion of the distribution: (n,)."""
-    cumulative = logits.float().softmax(-1).cumsum(-1, dtype=torch.float64)
-    wanted = draws[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
+    """One label per row, by inversion of the row's cumulative distribution in float64: (…).
+
+    The distribution is inverted in two steps, over groups of classes and then within one group, so
+    that only group sums are stored in float64.
+    """
+    classes = chances.shape[-1]
+    whole = classes - classes % _GROUP
+    groups = torch.cat(
+        [
+            chances[..., :whole].unflatten(-1, (-1, _GROUP)).sum(-1),
+            chances[..., whole:].sum(-1, keepdim=True),
+        ],
+        dim=-1,
+    )
+    cumulative = groups.cumsum(-1, dtype=torch.float64)
+    wanted = draws[..., None] * cumulative[..., -1:]
+    group = _invert(cumulative, wanted)
+    before = (cumulative - groups).gather(-1, group)
+    members = group * _GROUP + torch.arange(_GROUP, device=chances.device)
+    inside = chances.gather(-1, members.clamp(max=classes - 1)).where(members < classes, 0.0)
+    label: Tensor = group * _GROUP + _invert(inside.cumsum(-1, dtype=torch.float64), wanted - before)
+    return label[..., 0].clamp_(max=classes - 1)
+
+
+def _invert(cumulative: Tensor, wanted: Tensor) -> Tensor:
+    """Index of the first entry of each row above the wanted value, never one of chance 0 unless all are."""
+    end = cumulative[..., -1:]
+    wanted = wanted.minimum(end.nextafter(torch.zeros_like(end)))
+    return torch.searchsorted(cumulative, wanted, right=True).clamp_(max=cumulative.shape[-1] - 1)

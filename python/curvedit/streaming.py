@@ -186,11 +186,11 @@ def _run_tail(
         slicing = {} if right is None else {"logits_to_keep": torch.arange(left, right, device=top.device)}
         with torch.enable_grad(), _bypassed(stack.blocks, passed), collector.observing(part, left, right):
             output = call(model, part.inputs, **slicing)
-            loss = objective.loss(output, part, start=left, stop=right)
+            end, at_end = objective.differentiate(output, part, start=left, stop=right)
             del output
             sources = ([rows] if wanted else []) + collector.leaves()
-            if loss.requires_grad:  # it does not where no position of the piece counts
-                gradients = torch.autograd.grad(loss, sources, allow_unused=True)
+            if end.requires_grad:  # a custom loss does not where nothing in the piece counts
+                gradients = torch.autograd.grad(end, sources, at_end, allow_unused=True)
                 if gradient is not None and gradients[0] is not None:
                     gradient[start:stop] += gradients[0]
     return gradient
