@@ -5,6 +5,8 @@ added out of place, weight gradients computed and dropped, gradient checkpointin
 down to the embeddings, all logits at once, mean loss, and four layers per pass over the data.
 """
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 
@@ -40,7 +42,9 @@ def collect(model, batches, seed=0):
     generator = torch.Generator().manual_seed(seed)
     found = {}
     model.train()  # gradient checkpointing acts in training mode only; the model has no dropout
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
     layers = model.model.layers
     for first in range(0, len(layers), LAYERS_PER_PASS):

@@ -90,20 +90,29 @@ def largest_error(factors, expected):
 def test_equals_plain_autograd(kind, labels):
     model, patterns = models.build(kind), models.targets(kind)
     batches = models.ragged_batches(kind)
-    factors = curvedit.fit(model, batches, targets=patterns, labels=labels, seed=SEED, progress=False)
-    assert factors.provenance["backward"].startswith("block by block")
-    assert largest_error(factors, truth(model, patterns, batches, labels)) < 1e-5
+    expected = truth(model, patterns, batches, labels)
+    for graphs in (0, 1 << 29):
+        factors = curvedit.fit(
+            model, batches, targets=patterns, labels=labels, seed=SEED, graph_bytes=graphs, progress=False
+        )
+        assert factors.provenance["backward"].startswith("block by block")
+        assert largest_error(factors, expected) < 1e-5
 
 
+@pytest.mark.parametrize("graphs", [0, 150_000, 1 << 29])
 @pytest.mark.parametrize("patterns", ["model.layers.2.mlp.*", "model.layers.1.self_attn.q_proj"])
-def test_stops_at_the_lowest_target(patterns):
+def test_stops_at_the_lowest_target(patterns, graphs):
     model, batches = models.build("llama"), models.ragged_batches("llama")
     runs = [0] * 3
     for number, layer in enumerate(model.model.layers):
         layer.self_attn.register_forward_hook(lambda *_, n=number: runs.__setitem__(n, runs[n] + 1))
-    factors = curvedit.fit(model, batches, targets=patterns, seed=SEED, progress=False)
+    factors = curvedit.fit(model, batches, targets=patterns, seed=SEED, graph_bytes=graphs, progress=False)
     lowest = int(patterns.split(".")[2])
-    assert runs == [4 if n < lowest else 6 for n in range(3)]  # two to see that it is causal
+    forward = 4  # two batches, and two to see that it is causal
+    measured = [int(graphs > 0 and n == lowest) for n in range(3)]
+    kept_from = {0: 3, 150_000: 2, 1 << 29: lowest}[graphs]  # 150 kB hold one block's graph
+    repeated = [2 * (lowest <= n < kept_from) for n in range(3)]
+    assert runs == [forward + m + r for m, r in zip(measured, repeated, strict=True)]
     assert largest_error(factors, truth(model, patterns, batches, "sampled")) < 1e-5
 
 
@@ -113,7 +122,7 @@ def test_head_is_a_target_like_any_other():
     assert largest_error(factors, truth(model, ["lm_head", "*.2.mlp.up_proj"], batches, "sampled")) < 1e-5
 
 
-@pytest.mark.parametrize("pieces", [24 * 97 * 3, 24 * 97 * 25])
+@pytest.mark.parametrize("pieces", [12 * 97 * 3, 12 * 97 * 25])
 def test_pieces_of_the_head_change_nothing(pieces):
     model, batches = models.build("gemma2"), models.ragged_batches("gemma2")
     factors = curvedit.fit(model, batches, targets="*.mlp.*", seed=SEED, logits_bytes=pieces, progress=False)

@@ -4,6 +4,7 @@ Hooks on the targets see ``a`` in the forward pass and ``g`` in the backward pas
 at once by ``syrk_accumulate``; targets called with the very same tensor share one ``A``.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +20,41 @@ from curvedit.kernels import tiles
 _ACCEPTED = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Call:
     """One forward call of a target."""
 
     name: str
     inputs: Tensor  # (rows, d_in)
-    norms: Tensor  # (rows,) |a|^2, float32; 0 where a row does not count
+    leads: bool  # whether no target was called with this very input before
     weight: Tensor | None  # (rows,) 0 or 1, float32; None if all count
-    leaf: Tensor | None  # its output, where the graph begins there
+    counted: int
+
+
+class Observation:
+    """The targets' calls in one forward pass, each of which awaits its gradient."""
+
+    def __init__(self, batch: Batch, start: int, stop: int | None) -> None:
+        """For a pass over positions ``start … stop - 1`` of the batch."""
+        self.batch = batch
+        self.positions = slice(start, stop)
+        self.leaves: list[Tensor] = []  # outputs at which the graph begins, apart from its given inputs
+        self.seen: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
+        self.weights: dict[tuple[int, ...], tuple[Tensor | None, int]] = {}
+        self.pending: list[str] = []
+
+    def close(self) -> None:
+        """Let go of every tensor.
+
+        Raises:
+            RuntimeError: a target was called but no gradient came back to it.
+        """
+        self.leaves.clear()
+        self.seen.clear()
+        if self.pending:
+            raise RuntimeError(
+                f"targets: the loss does not depend on {self.pending[-1]!r} in batch {self.batch.index}; leave it out"
+            )
 
 
 class Collector:
@@ -41,11 +68,7 @@ class Collector:
         self.sums: dict[str, Tensor] = {}
         self.tokens = dict.fromkeys(targets, 0)
         self.leaders: dict[str, str] = {}  # target -> first target fed by the same tensor
-        self._batch: Batch | None = None
-        self._slice: tuple[int, int | None] = (0, None)
-        self._calls: list[_Call] = []
-        self._seen: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
-        self._pending = 0
+        self._observation: Observation | None = None
         self._totals: list[tuple[str, str, Tensor]] = []
 
     @contextmanager
@@ -61,28 +84,13 @@ class Collector:
                 handle.remove()
 
     @contextmanager
-    def observing(self, batch: Batch, start: int = 0, stop: int | None = None) -> Iterator[None]:
-        """Act on the calls inside: a forward over positions ``start … stop - 1``, then a backward.
-
-        Raises:
-            RuntimeError: a target was called but no gradient came back to it.
-        """
-        self._batch, self._slice = batch, (start, stop)
+    def observing(self, batch: Batch, start: int = 0, stop: int | None = None) -> Iterator[Observation]:
+        """Act on the targets' calls inside; close what this yields after the backward pass."""
+        self._observation = Observation(batch, start, stop)
         try:
-            yield
-            if self._pending:
-                raise RuntimeError(
-                    f"targets: the loss does not depend on {self._calls[-1].name!r} in batch {batch.index}; "
-                    "leave it out"
-                )
+            yield self._observation
         finally:
-            self._batch, self._pending = None, 0
-            self._calls.clear()
-            self._seen.clear()
-
-    def leaves(self) -> list[Tensor]:
-        """Outputs at which the graph of the observed pass begins, apart from its given inputs."""
-        return [call.leaf for call in self._calls if call.leaf is not None]
+            self._observation = None
 
     def require_finite(self, batch: Batch) -> None:
         """Raise if any activation or gradient since the last call was NaN or infinite.
@@ -103,55 +111,57 @@ class Collector:
 
     def _hook(self, name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
-            if self._batch is None or not torch.is_grad_enabled():
+            if self._observation is None or not torch.is_grad_enabled():
                 return None
-            return self._forward(name, args[0] if args else next(iter(kwargs.values())), output)
+            return self._forward(self._observation, name, args[0] if args else next(iter(kwargs.values())), output)
 
         return hook
 
-    def _forward(self, name: str, inputs: Tensor, output: Tensor) -> Tensor | None:
-        batch = self._batch
-        if batch is None:
-            raise RuntimeError("collector: expected a batch under observation")
+    def _forward(self, observation: Observation, name: str, inputs: Tensor, output: Tensor) -> Tensor | None:
         inputs = inputs.detach()
-        weight = self._row_weights(batch, name, tuple(inputs.shape[:-1]))
-        rows = inputs.reshape(-1, inputs.shape[-1])
-        norms = _squared_norms(rows, weight)
-        self._totals.append((name, "inputs", norms.sum()))
-        leader = self._leader(name, inputs)
-        if leader == name:
-            self._accumulate(f"A/{name}", rows, weight)
-        leaf = None
-        if not output.requires_grad:
-            leaf = output.detach().requires_grad_()
-        call = _Call(name, rows, norms, weight, leaf)
-        self._calls.append(call)
-        self._pending += 1
-        (output if leaf is None else leaf).register_hook(lambda gradient: self._backward(call, gradient))
-        return None if leaf is None else leaf.clone()  # a clone may be written to in place, a leaf not
+        leading = tuple(inputs.shape[:-1])
+        if leading not in observation.weights:
+            observation.weights[leading] = self._row_weights(observation, name, leading)
+        weight, counted = observation.weights[leading]
+        leads = self._leader(observation, name, inputs) == name
+        call = _Call(name, inputs.reshape(-1, inputs.shape[-1]), leads, weight, counted)
+        observation.pending.append(name)
+
+        def backward(gradient: Tensor) -> None:
+            self._backward(call, gradient)
+            observation.pending.remove(name)
+
+        if output.requires_grad:
+            output.register_hook(backward)
+            return None
+        leaf = output.detach().requires_grad_()
+        leaf.register_hook(backward)
+        observation.leaves.append(leaf)
+        return leaf.clone()  # a clone may be written to in place, a leaf not
 
     def _backward(self, call: _Call, gradient: Tensor) -> None:
         rows = gradient.detach().reshape(-1, gradient.shape[-1])
-        norms = _squared_norms(rows, call.weight)
-        self._totals.append((call.name, "output gradients", norms.sum()))
+        of_inputs, of_gradients = (_squared_norms(each, call.weight) for each in (call.inputs, rows))
+        self._totals.append((call.name, "inputs", of_inputs.sum()))
+        self._totals.append((call.name, "output gradients", of_gradients.sum()))
+        if call.leads:
+            self._accumulate(f"A/{call.name}", call.inputs, call.weight)
         self._accumulate(f"G/{call.name}", rows, call.weight)
         if self.weighted:
-            self._accumulate(f"A_w/{call.name}", call.inputs, norms)
-            self._accumulate(f"G_w/{call.name}", rows, call.norms)
-        counted = rows.shape[0] if call.weight is None else int(call.weight.sum())
-        self.tokens[call.name] += counted
-        self._pending -= 1
+            self._accumulate(f"A_w/{call.name}", call.inputs, of_gradients)
+            self._accumulate(f"G_w/{call.name}", rows, of_inputs)
+        self.tokens[call.name] += call.counted
 
-    def _leader(self, name: str, inputs: Tensor) -> str:
+    def _leader(self, observation: Observation, name: str, inputs: Tensor) -> str:
         """The first target called with this very tensor in this pass."""
         key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs.dtype, inputs._version)
         # the tensor is kept beside the name, so that its memory is not given to another meanwhile
-        leader, _ = self._seen.setdefault(key, (name, inputs))
+        leader, _ = observation.seen.setdefault(key, (name, inputs))
         known = self.leaders.setdefault(name, leader)
         if known != leader:
             raise RuntimeError(
                 f"targets: {name!r} shared its input with {known!r} before and with {leader!r} in batch "
-                f"{self._batch.index if self._batch else '?'}; fit the two separately"
+                f"{observation.batch.index}; fit the two separately"
             )
         return leader
 
@@ -162,17 +172,18 @@ class Collector:
             self.sums[key] = tiles.zeros(rows.shape[1], device=rows.device)
         ops.call("syrk_accumulate", self.sums[key], rows, weight)
 
-    def _row_weights(self, batch: Batch, name: str, shape: tuple[int, ...]) -> Tensor | None:
-        """0 or 1 per row of a tensor ``(*shape, d)``; None if all count."""
-        counts = batch.mask if batch.counts is None else batch.counts[:, slice(*self._slice)]
-        size = batch.samples.shape[0]
+    def _row_weights(self, observation: Observation, name: str, shape: tuple[int, ...]) -> tuple[Tensor | None, int]:
+        """0 or 1 per row of a tensor ``(*shape, d)``, None if all count; and how many count."""
+        batch = observation.batch
+        counts = batch.mask if batch.counts is None else batch.counts[:, observation.positions]
+        size, rows = batch.samples.shape[0], math.prod(shape)
         if batch.counts is None:
             if self.positions == "first" and len(shape) > 1 and shape[0] == size:
                 counts = torch.zeros(shape, dtype=torch.bool, device=batch.samples.device)
                 counts[:, 0] = True
             elif counts is None or shape == (size,):
                 if shape and shape[0] % size == 0:
-                    return None
+                    return None, rows
                 counts = None
         if counts is None or shape not in (tuple(counts.shape), (counts.numel(),)):
             expected = (size, "...") if counts is None else tuple(counts.shape)
@@ -180,7 +191,8 @@ class Collector:
                 f"targets: {name!r} is fed a tensor of leading shape {shape}; expected {expected}, batch and "
                 "positions, to tell which rows count; leave this target out"
             )
-        return None if bool(counts.all()) else counts.reshape(-1).float()
+        counted = int(counts.sum())
+        return (None if counted == rows else counts.reshape(-1).float()), counted
 
 
 def _squared_norms(rows: Tensor, weight: Tensor | None) -> Tensor:
