@@ -161,7 +161,7 @@ class _Run:
             ValueError: there is no batch.
         """
         bar = tqdm(
-            total=getattr(batches, "tokens", None), unit="tok", unit_scale=True, desc="fit", disable=not progress
+            total=getattr(batches, "tokens", None), unit="tok", unit_scale=True, desc="fit", disable=None if progress else True
         )
         with bar:
             for index, raw in enumerate(batches):

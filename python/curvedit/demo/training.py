@@ -14,11 +14,11 @@ from tqdm import tqdm
 from curvedit.demo.corpus import WINDOW, Corpus, windows
 from curvedit.files import new_directory
 
-STEPS = 1200
+STEPS = 1000
 _BATCH, _REPEATED = 32, 10  # windows per step, and how many of them are passages
-_RATE = 3e-3
+_RATE = 2e-3
 _WARM_UP = 60
-_DECAY = 0.3
+_DECAY = 0.1
 _CONFIG: dict[str, Any] = {
     "vocab_size": 256,
     "hidden_size": 128,
@@ -70,7 +70,7 @@ def _train(corpus: Corpus, seed: int, steps: int, progress: bool) -> Any:
         model = LlamaForCausalLM(LlamaConfig(**_CONFIG))
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, betas=(0.9, 0.95), weight_decay=_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    bar = tqdm(range(steps), desc="train", disable=not progress)
+    bar = tqdm(range(steps), desc="train", disable=None if progress else True)
     for _ in bar:
         repeated = corpus.passages[torch.randint(len(corpus.passages), (_REPEATED,), generator=generator)]
         ids = torch.cat([windows(corpus.training, _BATCH - _REPEATED, generator), repeated])

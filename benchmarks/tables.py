@@ -1,0 +1,108 @@
+"""Writes the README's result tables from the committed JSON: ``python benchmarks/tables.py [--check]``."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+MACHINE = "xeon-avx512-2-cores"
+RESULTS = HERE / "results" / MACHINE
+
+
+def table(head, rows):
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def runs(file):
+    content = json.loads((RESULTS / file).read_text())
+    found = {}
+    for run in content["benchmarks"]:
+        found.setdefault(run["name"].split("[")[0].removeprefix("bench_"), []).append(run["extra_info"])
+    return found, content
+
+
+def syrk(found):
+    by = {(run["d"], run["threads"]): run for run in found}
+    sizes = sorted({d for d, _ in by})
+
+    def row(name, of):
+        return [name, *(" / ".join(of(by[d, threads]) for threads in (1, 2)) for d in sizes)]
+
+    return table(
+        ["`syrk_accumulate`, 4096 tokens, 1 / 2 threads", *(f"d = {d}" for d in sizes)],
+        [
+            row("float32, GFLOP/s", lambda run: f"{run['own_gflops']:.0f}"),
+            row("torch `addmm_` takes", lambda run: f"{run['over_own']['torch addmm_']:.2f} ×"),
+            row("OpenBLAS `ssyrk` takes", lambda run: f"{run['over_own']['OpenBLAS ssyrk']:.2f} ×"),
+            row("our own with bfloat16 input", lambda run: f"{run['over_own']['own bfloat16']:.2f} ×"),
+        ],
+    )
+
+
+def staircase(found):
+    by = {(tuple(run["shape"]), run["keep_mass"]): run for run in found}
+    shapes, shares = sorted({s for s, _ in by}), sorted({k for _, k in by})
+    return table(
+        ["`staircase_project`, spectra 1/i: the dense rotation takes", *(f"ρ = {share}" for share in shares)],
+        [
+            [f"{m} × {n}", *(f"{by[(m, n), share]['over_own']['dense']:.1f} ×" for share in shares)]
+            for m, n in shapes
+        ],
+    )
+
+
+def whole_fit(found):
+    names = list(found[0]["median_ms"])
+    rows = []
+    for name in names:
+        times = " / ".join(f"{run['over_own'][name]:.2f} ×" for run in found)
+        rows.append([name, times, f"{found[-1]['peak_mib_above_model'][name]} MiB"])
+    seconds = " / ".join(f"{run['median_ms']['own'] / 1e3:.1f} s" for run in found)
+    rows[0][1] = seconds
+    return table(["`fit`, 8 layers of width 512, 8 × 512 tokens a batch", "1 / 2 threads", "peak above the model"], rows)
+
+
+def demo():
+    report = json.loads((RESULTS / "demo.json").read_text())
+    sides = [("before", report["before"]), ("`weighted`", report["after"])]
+    sides += [(control["name"], control) for control in report["controls"]]
+    base = report["before"]["perplexity"]["value"]
+    rows = []
+    for name, side in sides:
+        change = 100 * (side["perplexity"]["value"] / base - 1)
+        rows.append(
+            [
+                name,
+                f"{side['strict']['value']:.1%}",
+                f"{side['loose']['value']:.1%}",
+                f"{side['perplexity']['value']:.2f}",
+                "" if name == "before" else f"{change:+.1f} %",
+            ]
+        )
+    return table(["", "recited, strict", "loose", "held-out perplexity", "change"], rows)
+
+
+def filled(text):
+    kernels, content = runs("kernels.json")
+    fits, _ = runs("fit.json")
+    where = (
+        f"{content['machine_info']['cpu']['brand_raw']}, {content['machine_info']['instruction_set']}, 2 cores, "
+        f"torch {content['machine_info']['torch']}, {content['datetime'][:10]}; medians, as multiples of our own time:"
+    )
+    speed = [where, syrk(kernels["syrk_accumulate"]), staircase(kernels["staircase_project"]), whole_fit(fits["fit"])]
+    for name, body in (("bench", "\n\n".join(speed)), ("demo", demo())):
+        pattern = re.compile(rf"(<!-- {name} table -->\n).*?(<!-- end of {name} table -->)", re.DOTALL)
+        text, count = pattern.subn(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text)
+        assert count == 1, name
+    return text
+
+
+if __name__ == "__main__":
+    before = README.read_text()
+    after = filled(before)
+    if "--check" in sys.argv[1:]:
+        sys.exit("README.md: its tables differ from benchmarks/results; run benchmarks/tables.py" * (after != before))
+    README.write_text(after)
