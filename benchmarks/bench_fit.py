@@ -5,7 +5,6 @@ process each (``python benchmarks/bench_fit.py own``).
 """
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,9 @@ from interleave import interleaved, record
 from released_collector import collect
 
 import curvedit
+from curvedit.meter import peak_memory
 
-WINDOW, BATCH, BATCHES = 512, 8, 2
+WINDOW, BATCH, BATCHES = 512, 8, 1
 
 
 def build():
@@ -44,7 +44,6 @@ def candidates(model, batches):
     options = {"targets": "model.layers.*.mlp.*", "progress": False}
     return {
         "own": lambda: curvedit.fit(model, batches, weighted=False, **options),
-        "own without kept graphs": lambda: curvedit.fit(model, batches, weighted=False, graph_bytes=0, **options),
         "own with norm-weighted": lambda: curvedit.fit(model, batches, **options),
         "released procedure": lambda: collect(model, batches),
     }
@@ -74,13 +73,9 @@ def bench_fit(benchmark, threads):
     benchmark.group = f"fit, {threads} thread(s)"
 
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 if __name__ == "__main__":
     loaded, given = build(), data()
     loaded(input_ids=given[0][:1, :8])  # the libraries' own workspaces are not the fit's
-    start = peak()
+    start = peak_memory(torch.device("cpu"))
     candidates(loaded, given)[sys.argv[1]]()
-    print(json.dumps(round(peak() - start)))
+    print(json.dumps((peak_memory(torch.device("cpu")) - start) >> 20))

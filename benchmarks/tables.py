@@ -47,10 +47,7 @@ def staircase(found):
     shapes, shares = sorted({s for s, _ in by}), sorted({k for _, k in by})
     return table(
         ["`staircase_project`, spectra 1/i: the dense rotation takes", *(f"ρ = {share}" for share in shares)],
-        [
-            [f"{m} × {n}", *(f"{by[(m, n), share]['over_own']['dense']:.1f} ×" for share in shares)]
-            for m, n in shapes
-        ],
+        [[f"{m} × {n}", *(f"{by[(m, n), share]['over_own']['dense']:.1f} ×" for share in shares)] for m, n in shapes],
     )
 
 
@@ -62,7 +59,9 @@ def whole_fit(found):
         rows.append([name, times, f"{found[-1]['peak_mib_above_model'][name]} MiB"])
     seconds = " / ".join(f"{run['median_ms']['own'] / 1e3:.1f} s" for run in found)
     rows[0][1] = seconds
-    return table(["`fit`, 8 layers of width 512, 8 × 512 tokens a batch", "1 / 2 threads", "peak above the model"], rows)
+    return table(
+        ["`fit`, 8 layers of width 512, 8 × 512 tokens a batch", "1 / 2 threads", "peak above the model"], rows
+    )
 
 
 def demo():

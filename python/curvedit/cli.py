@@ -16,7 +16,6 @@ import yaml
 from curvedit import commands
 from curvedit.check import require_new_directory
 from curvedit.ranking import CRITERIA, SCOPES
-from curvedit.streaming import GRAPH_BYTES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,9 +115,6 @@ def _fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--positions", default="all", choices=["all", "first"], help="of a classifier (all)")
     parser.add_argument("--no-weighted", dest="weighted", action="store_false", help="no norm-weighted factors")
     parser.add_argument("--inputs-on", metavar="DEVICE", help="where block inputs wait, for example cpu")
-    parser.add_argument(
-        "--graph-bytes", type=int, default=GRAPH_BYTES, help="memory for block graphs kept, not computed again"
-    )
     _loading(parser)
     _data(parser)
     _quiet(parser)

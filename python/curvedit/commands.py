@@ -42,7 +42,6 @@ def run_fit(options: Options) -> None:
         weighted=options.weighted,
         positions=options.positions,
         inputs_on=options.inputs_on,
-        graph_bytes=options.graph_bytes,
         progress=options.progress,
     )
     factors.save(out)

@@ -19,7 +19,7 @@ from curvedit.collector import Collector
 from curvedit.factors import Factors, Target, fingerprint
 from curvedit.meter import metered, peak_memory
 from curvedit.objective import Objective
-from curvedit.streaming import GRAPH_BYTES, Limits, NotStreamableError, Stack, find_stack, streamed_backward
+from curvedit.streaming import NotStreamableError, Stack, find_stack, streamed_backward
 
 
 def fit(
@@ -35,14 +35,13 @@ def fit(
     positions: str = "all",
     inputs_on: str | torch.device | None = None,
     logits_bytes: int = LOGITS_BYTES,
-    graph_bytes: int = GRAPH_BYTES,
     progress: bool = True,
 ) -> Factors:
     """Kronecker factors of the Fisher information of a model's linear maps, in one pass over the data.
 
     For a target ``y = W a`` and ``g = dL/dy``: ``A = E[a a^T]`` and ``G = E[g g^T]``, uncentred, over
     the positions that count, with ``L`` the **sum** of the loss over them. A model with a list of
-    blocks is run block by block, so that few blocks' graphs are in memory at a time, and no
+    blocks is run block by block, so that the graph of one block at most is in memory, and no
     further down than the lowest target. The model itself is not changed.
 
     Shapes: ``A (d_in, d_in)``, ``G (d_out, d_out)``, accumulated in float32.
@@ -66,8 +65,6 @@ def fit(
             paper does for ViT.
         inputs_on: Where block inputs wait for the backward pass; None leaves them on the model's device.
         logits_bytes: Bound on the memory of logits and what the loss makes of them.
-        graph_bytes: Memory for graphs of whole blocks that are kept from the forward pass rather than
-            computed again; 0 keeps none.
         progress: Show a progress bar with positions/s, time left and peak memory.
 
     Returns:
@@ -105,8 +102,7 @@ def fit(
     device = next(model.parameters()).device
     where = None if inputs_on is None else torch.device(inputs_on)
     collector = Collector(modules, weighted=weighted, positions=positions)
-    limits = Limits(where, logits_bytes, graph_bytes)
-    run = _Run(model, find_stack(model, list(modules)), Objective(labels, seed, loss), collector, limits)
+    run = _Run(model, find_stack(model, list(modules)), Objective(labels, seed, loss), collector, where, logits_bytes)
     with metered(device) as meter, _frozen(model), collector.attached():
         run.over(batches, device, task, progress)
     notes = _notes(modules, collector)
@@ -146,10 +142,11 @@ class _Run:
         stack: Stack | None,
         objective: Objective,
         collector: Collector,
-        limits: Limits,
+        inputs_on: torch.device | None,
+        logits_bytes: int,
     ) -> None:
         self.model, self.stack, self.objective, self.collector = model, stack, objective, collector
-        self.limits = limits
+        self.inputs_on, self.logits_bytes = inputs_on, logits_bytes
         self.samples = self.positions = 0
         self.task = ""
         self.backward = "whole model: it has no list of blocks"
@@ -161,7 +158,11 @@ class _Run:
             ValueError: there is no batch.
         """
         bar = tqdm(
-            total=getattr(batches, "tokens", None), unit="tok", unit_scale=True, desc="fit", disable=None if progress else True
+            total=getattr(batches, "tokens", None),
+            unit="tok",
+            unit_scale=True,
+            desc="fit",
+            disable=None if progress else True,
         )
         with bar:
             for index, raw in enumerate(batches):
@@ -192,7 +193,15 @@ class _Run:
     def _one(self, batch: Batch) -> None:
         if self.stack is not None:
             try:
-                streamed_backward(self.model, self.stack, batch, self.objective, self.collector, self.limits)
+                streamed_backward(
+                    self.model,
+                    self.stack,
+                    batch,
+                    self.objective,
+                    self.collector,
+                    inputs_on=self.inputs_on,
+                    logits_bytes=self.logits_bytes,
+                )
             except NotStreamableError as reason:
                 self.stack = None
                 self.backward = f"whole model: {reason}"

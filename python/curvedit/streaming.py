@@ -1,9 +1,8 @@
 """Backward through a stack of blocks that holds one block's graph at a time.
 
-Forward without a graph, keeping each block's input (and the graphs of the topmost blocks, where
-memory is given for them); then the part after the last block (norm,
+Forward without a graph, keeping each block's input; then the part after the last block (norm,
 head, loss) alone and in pieces, so that the logits of all positions never exist together; then
-the blocks in reverse, each run again with a graph where none was kept. Stops at the lowest block with a target.
+the blocks in reverse, each run again with a graph. Stops at the lowest block with a target.
 
 The stack is found by structure: the outermost ``nn.ModuleList`` with most parameters whose
 members hand their output to the next unchanged.
@@ -16,14 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
 from curvedit.batches import Batch
 from curvedit.calls import call, pieces
-from curvedit.collector import Collector, Observation
+from curvedit.collector import Collector
 from curvedit.objective import Objective
-
-GRAPH_BYTES = 1 << 29  # default memory for graphs of whole blocks kept from the forward pass
 
 
 class NotStreamableError(Exception):
@@ -34,35 +30,23 @@ class _Stop(Exception):  # noqa: N818 - not an error: ends a forward pass after 
     pass
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stack:
     """The blocks of a model, and the lowest one that has a target."""
 
     name: str
     blocks: Sequence[nn.Module]
     lowest: int
-    graph_bytes: float | None = None  # of one block, per element of its input; measured on the first batch
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Where a streamed pass keeps what it needs again, and how much of it."""
-
-    inputs_on: torch.device | None  # where block inputs wait; None leaves them where they are
-    logits_bytes: int  # bound on the memory of logits and what the loss makes of them
-    graph_bytes: int  # for whole blocks' graphs kept from the forward pass
-
-
-@dataclass
 class _BlockRun:
-    """One block's forward pass: what to repeat it with, and its graph where that is kept."""
+    """What one block was called with."""
 
     args: tuple[Any, ...]  # without the hidden state
     kwargs: dict[str, Any]
     positional: bool  # whether the hidden state comes first among args, or by name
     hidden: Tensor  # the block's input
-    output: Tensor | None = None
-    observation: Observation | None = None
 
     def arguments(self, hidden: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call's arguments with another hidden state."""
@@ -89,7 +73,14 @@ def find_stack(model: nn.Module, targets: Sequence[str]) -> Stack | None:
 
 
 def streamed_backward(
-    model: nn.Module, stack: Stack, batch: Batch, objective: Objective, collector: Collector, limits: Limits
+    model: nn.Module,
+    stack: Stack,
+    batch: Batch,
+    objective: Objective,
+    collector: Collector,
+    *,
+    inputs_on: torch.device | None,
+    logits_bytes: int,
 ) -> None:
     """Let the collector see one batch's activations and gradients, one block's graph at a time.
 
@@ -99,43 +90,41 @@ def streamed_backward(
         batch: On the model's device.
         objective: The loss.
         collector: Attached to the targets.
-        limits: Of memory.
+        inputs_on: Where block inputs wait; None leaves them where they are.
+        logits_bytes: Bound on the memory of logits and what the loss makes of them.
 
     Raises:
         NotStreamableError: the stack does not pass one tensor along; nothing was accumulated.
     """
-    runs, last = _run_blocks(model, stack, batch, collector, limits)
+    runs, last = _run_blocks(model, stack, batch, collector, inputs_on)
     top = _hidden(last).detach()
-    gradient = _run_tail(model, stack, batch, objective, collector, last, top, limits.logits_bytes)
+    gradient = _run_tail(model, stack, batch, objective, collector, last, top, logits_bytes)
     del last, top
     for number in range(len(stack.blocks) - 1, stack.lowest - 1, -1):
         run = runs.pop()
         if gradient is None:
             raise RuntimeError("streaming: expected a gradient for every targeted block")
         below = number > stack.lowest
-        if run.output is None or run.observation is None:
-            run.hidden = run.hidden.to(gradient.device, non_blocking=True).detach().requires_grad_(below)
-            args, kwargs = run.arguments(run.hidden)
-            with torch.enable_grad(), collector.observing(batch) as run.observation:
-                run.output = _hidden(stack.blocks[number](*args, **kwargs))
-        sources = ([run.hidden] if below else []) + run.observation.leaves
-        gradients = torch.autograd.grad(run.output, sources, gradient, allow_unused=True)
+        hidden = run.hidden.to(gradient.device, non_blocking=True).detach().requires_grad_(below)
+        args, kwargs = run.arguments(hidden)
+        with torch.enable_grad(), collector.observing(batch) as observation:
+            output = _hidden(stack.blocks[number](*args, **kwargs))
+        sources = ([hidden] if below else []) + observation.leaves
+        gradients = torch.autograd.grad(output, sources, gradient, allow_unused=True)
         gradient = gradients[0] if below else None
-        run.observation.close()
-        del run, gradients, sources
+        observation.close()
+        del run, hidden, args, kwargs, output, sources, gradients
 
 
 def _run_blocks(
-    model: nn.Module, stack: Stack, batch: Batch, collector: Collector, limits: Limits
+    model: nn.Module, stack: Stack, batch: Batch, collector: Collector, inputs_on: torch.device | None
 ) -> tuple[list[_BlockRun], Any]:
-    """Forward: the blocks' runs from the lowest on, the topmost with their graphs, and the last one's output."""
+    """Forward without a graph: what the blocks from the lowest on were called with, and the last one's output."""
     runs: list[_BlockRun] = []
     outputs: list[Any] = []
-    graphs_from = len(stack.blocks)
-    building = ExitStack()
 
     def before(number: int) -> Any:
-        def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs.get("hidden_states")
             if not isinstance(hidden, Tensor):
                 raise NotStreamableError(f"block {number} of {stack.name} is not called with a tensor first")
@@ -145,44 +134,24 @@ def _run_blocks(
                 raise NotStreamableError(f"the output of block {number - 1} of {stack.name} is changed before the next")
             if number:
                 outputs[number - 1] = None
-            if number < stack.lowest:
-                return None
-            rest = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
-            run = _BlockRun(args[1:], rest, bool(args), hidden)
-            runs.append(run)
-            nonlocal graphs_from
-            if number == stack.lowest and limits.graph_bytes:
-                if stack.graph_bytes is None:
-                    stack.graph_bytes = _graph_bytes(block, run, batch, collector) / hidden.numel()
-                kept = int(limits.graph_bytes / max(1.0, stack.graph_bytes * hidden.numel()))
-                graphs_from = max(stack.lowest, len(stack.blocks) - kept)
-            if number < graphs_from:
-                if limits.inputs_on is not None:
-                    run.hidden = hidden.to(limits.inputs_on, non_blocking=True)
-                return None
-            run.hidden = hidden.detach().requires_grad_(number > stack.lowest)
-            building.enter_context(torch.enable_grad())
-            run.observation = building.enter_context(collector.observing(batch))
-            return run.arguments(run.hidden)
+            if number >= stack.lowest:
+                waiting = hidden if inputs_on is None else hidden.to(inputs_on, non_blocking=True)
+                rest = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
+                runs.append(_BlockRun(args[1:], rest, bool(args), waiting))
 
         return hook
 
     def after(number: int) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
             if not isinstance(output, Tensor) and not (isinstance(output, tuple) and isinstance(output[0], Tensor)):
                 raise NotStreamableError(f"block {number} of {stack.name} returns {type(output).__name__}")
-            if number >= graphs_from:
-                building.close()
-                runs[-1].output = _hidden(output)
-                output = (output[0].detach(), *output[1:]) if isinstance(output, tuple) else output.detach()
             outputs.append(output)
             if number == len(stack.blocks) - 1:
                 raise _Stop
-            return output
 
         return hook
 
-    with torch.no_grad(), building, ExitStack() as hooks:
+    with torch.no_grad(), ExitStack() as hooks:
         for number, block in enumerate(stack.blocks):
             handle = block.register_forward_pre_hook(before(number), with_kwargs=True)
             hooks.callback(handle.remove)
@@ -196,27 +165,6 @@ def _run_blocks(
         except _Stop:
             return runs, outputs[-1]
     raise NotStreamableError(f"the model does not call every block of {stack.name}")
-
-
-def _graph_bytes(block: nn.Module, run: _BlockRun, batch: Batch, collector: Collector) -> int:
-    """Memory of one block's graph and its targets' inputs, seen in a forward pass of its own."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in block.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    args, kwargs = run.arguments(run.hidden.detach().requires_grad_())
-    watching = saved_tensors_hooks(note, lambda tensor: tensor)
-    with torch.enable_grad(), watching, collector.observing(batch) as observation:
-        output = block.forward(*args, **kwargs)
-        for _, inputs in observation.seen.values():
-            note(inputs)
-        del output
-    return sum(kept.values())
 
 
 def _refuse(name: str) -> Any:
