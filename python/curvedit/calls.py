@@ -4,11 +4,19 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from curvedit.batches import Batch
 
-LOGITS_BYTES = 1 << 28  # default bound on logits and what is made of them
+
+def default_logits_bytes(device: torch.device) -> int:
+    """Bound on logits and what is made of them.
+
+    On a CPU, what malloc hands out again without returning it to the system: fresh pages cost more
+    than more pieces do. On a GPU a piece reads the whole head, so pieces are larger.
+    """
+    return 3 << 25 if device.type == "cpu" else 1 << 28
 
 
 def call(model: nn.Module, inputs: dict[str, Any] | tuple[Any, ...], **options: Any) -> Any:
