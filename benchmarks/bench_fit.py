@@ -18,7 +18,7 @@ from released_collector import collect
 import curvedit
 from curvedit.meter import peak_memory
 
-WINDOW, BATCH, BATCHES = 512, 8, 1
+WINDOW, BATCH, BATCHES = 512, 8, 2
 
 
 def build():
@@ -65,7 +65,7 @@ def bench_fit(benchmark, threads):
         torch.testing.assert_close(ours[name].A, a, rtol=1e-3, atol=1e-5)
         g = g * (BATCH * (WINDOW - 1)) ** 2  # of a mean loss; the labels are other draws
         assert 0.5 < ours[name].G.trace() / g.trace() < 2
-    seconds = interleaved(runs, rounds=3)
+    seconds = interleaved(runs, rounds=2)
     record(benchmark, seconds, "own", threads=threads, tokens=BATCHES * BATCH * WINDOW)
     benchmark.extra_info["peak_mib_above_model"] = {name: peak_above_model(name) for name in runs}
     benchmark.pedantic(runs["own"], rounds=1)

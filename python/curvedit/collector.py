@@ -38,7 +38,7 @@ class Observation:
         """For a pass over positions ``start … stop - 1`` of the batch."""
         self.batch = batch
         self.positions = slice(start, stop)
-        self.leaves: list[Tensor] = []  # outputs at which the graph begins, apart from its given inputs
+        self.leaves: list[Tensor] = []  # where the graph begins, apart from its given inputs
         self.seen: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
         self.weights: dict[tuple[int, ...], tuple[Tensor | None, int]] = {}
         self.pending: list[str] = []
@@ -110,14 +110,13 @@ class Collector:
         self._totals.clear()
 
     def _hook(self, name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
-            if self._observation is None or not torch.is_grad_enabled():
-                return None
-            return self._forward(self._observation, name, args[0] if args else next(iter(kwargs.values())), output)
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            if self._observation is not None and torch.is_grad_enabled():
+                self._forward(self._observation, name, args[0] if args else next(iter(kwargs.values())), output)
 
         return hook
 
-    def _forward(self, observation: Observation, name: str, inputs: Tensor, output: Tensor) -> Tensor | None:
+    def _forward(self, observation: Observation, name: str, inputs: Tensor, output: Tensor) -> None:
         inputs = inputs.detach()
         leading = tuple(inputs.shape[:-1])
         if leading not in observation.weights:
@@ -131,13 +130,11 @@ class Collector:
             self._backward(call, gradient)
             observation.pending.remove(name)
 
-        if output.requires_grad:
-            output.register_hook(backward)
-            return None
-        leaf = output.detach().requires_grad_()
-        leaf.register_hook(backward)
-        observation.leaves.append(leaf)
-        return leaf.clone()  # a clone may be written to in place, a leaf not
+        if not output.requires_grad:  # the graph begins here, at a number: what follows may write to the output
+            leaf = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
+            observation.leaves.append(leaf)
+            output.add_(leaf)
+        output.register_hook(backward)
 
     def _backward(self, call: _Call, gradient: Tensor) -> None:
         rows = gradient.detach().reshape(-1, gradient.shape[-1])

@@ -1,8 +1,8 @@
 """Backward through a stack of blocks that holds one block's graph at a time.
 
-Forward without a graph, keeping each block's input; then the part after the last block (norm,
+Forward, keeping each block's input, and of the last block the graph; then the part after the last block (norm,
 head, loss) alone and in pieces, so that the logits of all positions never exist together; then
-the blocks in reverse, each run again with a graph. Stops at the lowest block with a target.
+the blocks in reverse, each of the others run again with a graph. Stops at the lowest block with a target.
 
 The stack is found by structure: the outermost ``nn.ModuleList`` with most parameters whose
 members hand their output to the next unchanged.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from curvedit.batches import Batch
 from curvedit.calls import call, pieces
-from curvedit.collector import Collector
+from curvedit.collector import Collector, Observation
 from curvedit.objective import Objective
 
 
@@ -39,14 +39,16 @@ class Stack:
     lowest: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class _BlockRun:
-    """What one block was called with."""
+    """What one block was called with; of the last block, what it gave."""
 
     args: tuple[Any, ...]  # without the hidden state
     kwargs: dict[str, Any]
     positional: bool  # whether the hidden state comes first among args, or by name
     hidden: Tensor  # the block's input
+    output: Tensor | None = None  # with its graph
+    observation: Observation | None = None
 
     def arguments(self, hidden: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call's arguments with another hidden state."""
@@ -105,26 +107,30 @@ def streamed_backward(
         if gradient is None:
             raise RuntimeError("streaming: expected a gradient for every targeted block")
         below = number > stack.lowest
-        hidden = run.hidden.to(gradient.device, non_blocking=True).detach().requires_grad_(below)
-        args, kwargs = run.arguments(hidden)
-        with torch.enable_grad(), collector.observing(batch) as observation:
-            output = _hidden(stack.blocks[number](*args, **kwargs))
-        sources = ([hidden] if below else []) + observation.leaves
-        gradients = torch.autograd.grad(output, sources, gradient, allow_unused=True)
+        if run.output is None or run.observation is None:
+            run.hidden = run.hidden.to(gradient.device, non_blocking=True).detach().requires_grad_(below)
+            args, kwargs = run.arguments(run.hidden)
+            with torch.enable_grad(), collector.observing(batch) as run.observation:
+                run.output = _hidden(stack.blocks[number](*args, **kwargs))
+            del args, kwargs
+        sources = ([run.hidden] if below else []) + run.observation.leaves
+        gradients = torch.autograd.grad(run.output, sources, gradient, allow_unused=True)
         gradient = gradients[0] if below else None
-        observation.close()
-        del run, hidden, args, kwargs, output, sources, gradients
+        run.observation.close()
+        del run, sources, gradients
 
 
 def _run_blocks(
     model: nn.Module, stack: Stack, batch: Batch, collector: Collector, inputs_on: torch.device | None
 ) -> tuple[list[_BlockRun], Any]:
-    """Forward without a graph: what the blocks from the lowest on were called with, and the last one's output."""
+    """Forward, with the last block's graph: the runs of the blocks from the lowest on, and the last one's output."""
     runs: list[_BlockRun] = []
     outputs: list[Any] = []
+    final = len(stack.blocks) - 1
+    building = ExitStack()
 
     def before(number: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = args[0] if args else kwargs.get("hidden_states")
             if not isinstance(hidden, Tensor):
                 raise NotStreamableError(f"block {number} of {stack.name} is not called with a tensor first")
@@ -134,24 +140,36 @@ def _run_blocks(
                 raise NotStreamableError(f"the output of block {number - 1} of {stack.name} is changed before the next")
             if number:
                 outputs[number - 1] = None
-            if number >= stack.lowest:
-                waiting = hidden if inputs_on is None else hidden.to(inputs_on, non_blocking=True)
-                rest = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
-                runs.append(_BlockRun(args[1:], rest, bool(args), waiting))
+            if number < stack.lowest:
+                return None
+            rest = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
+            run = _BlockRun(args[1:], rest, bool(args), hidden)
+            runs.append(run)
+            if number == final:  # its turn comes next: its graph can stay
+                run.hidden = hidden.detach().requires_grad_(number > stack.lowest)
+                building.enter_context(torch.enable_grad())
+                run.observation = building.enter_context(collector.observing(batch))
+                return run.arguments(run.hidden)
+            if inputs_on is not None:
+                run.hidden = hidden.to(inputs_on, non_blocking=True)
+            return None
 
         return hook
 
     def after(number: int) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
+            building.close()
             if not isinstance(output, Tensor) and not (isinstance(output, tuple) and isinstance(output[0], Tensor)):
                 raise NotStreamableError(f"block {number} of {stack.name} returns {type(output).__name__}")
             outputs.append(output)
-            if number == len(stack.blocks) - 1:
+            if number == final:
+                if runs:
+                    runs[-1].output = _hidden(output)
                 raise _Stop
 
         return hook
 
-    with torch.no_grad(), ExitStack() as hooks:
+    with torch.no_grad(), building, ExitStack() as hooks:
         for number, block in enumerate(stack.blocks):
             handle = block.register_forward_pre_hook(before(number), with_kwargs=True)
             hooks.callback(handle.remove)
