@@ -75,8 +75,8 @@ def demo():
         rows.append(
             [
                 name,
-                f"{side['strict']['value']:.1%}",
-                f"{side['loose']['value']:.1%}",
+                f"{100 * side['strict']['value']:.1f} %",
+                f"{100 * side['loose']['value']:.1f} %",
                 f"{side['perplexity']['value']:.2f}",
                 "" if name == "before" else f"{change:+.1f} %",
             ]
