@@ -17,13 +17,17 @@ T* at(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-void syrk_accumulate(std::uintptr_t out, std::uintptr_t x, int dtype, std::ptrdiff_t tokens, std::ptrdiff_t dim,
-                     std::ptrdiff_t token_stride, std::ptrdiff_t dim_stride, std::uintptr_t weight, int threads,
+using Sums = std::vector<std::pair<std::uintptr_t, std::uintptr_t>>;  // (out, weight or 0)
+
+void syrk_accumulate(const Sums& sums, std::uintptr_t x, int dtype, std::ptrdiff_t dim, std::ptrdiff_t token_stride,
+                     std::ptrdiff_t dim_stride, const std::vector<std::int64_t>& offsets, int threads,
                      const std::string& instruction_set) {
   py::gil_scoped_release release;  // nothing below touches Python
-  curvedit::syrk_accumulate({at<float>(out), at<const void>(x), static_cast<curvedit::Dtype>(dtype), tokens, dim,
-                             token_stride, dim_stride, at<const float>(weight), threads},
-                            instruction_set);
+  curvedit::Syrk problem{{}, static_cast<int>(sums.size()), at<const void>(x), static_cast<curvedit::Dtype>(dtype),
+                         0, dim, token_stride, dim_stride, threads};
+  for (std::size_t n = 0; n < sums.size() && n < 2; ++n)
+    problem.sums[n] = {at<float>(sums[n].first), at<const float>(sums[n].second)};
+  curvedit::syrk_accumulate(problem, offsets, instruction_set);
 }
 
 py::tuple staircase_limits(std::uintptr_t lam, std::ptrdiff_t m, std::uintptr_t mu, std::ptrdiff_t n,
@@ -41,8 +45,8 @@ py::tuple staircase_limits(std::uintptr_t lam, std::ptrdiff_t m, std::uintptr_t 
 
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.doc() = "Compiled kernels of curvedit.";
-  m.def("syrk_accumulate", &syrk_accumulate, py::arg("out"), py::arg("x"), py::arg("dtype"), py::arg("tokens"),
-        py::arg("dim"), py::arg("token_stride"), py::arg("dim_stride"), py::arg("weight"), py::arg("threads"),
+  m.def("syrk_accumulate", &syrk_accumulate, py::arg("sums"), py::arg("x"), py::arg("dtype"), py::arg("dim"),
+        py::arg("token_stride"), py::arg("dim_stride"), py::arg("offsets"), py::arg("threads"),
         py::arg("instruction_set") = "");
   m.def("syrk_instruction_sets", &curvedit::syrk_instruction_sets);
   m.def("syrk_instruction_set", [] { return curvedit::syrk_instruction_sets().front(); });

@@ -28,15 +28,28 @@ const std::vector<Choice>& choices() {
   return found;
 }
 
+const Choice& chosen(const std::string& instruction_set) {
+  for (const Choice& choice : choices())
+    if (instruction_set.empty() || instruction_set == choice.name) return choice;
+  throw std::invalid_argument("instruction_set: this machine has no " + instruction_set);
+}
+
 }  // namespace
 
-void syrk_accumulate(const Syrk& problem, const std::string& instruction_set) {
-  for (const Choice& choice : choices()) {
-    if (!instruction_set.empty() && instruction_set != choice.name) continue;
-    if (problem.tokens > 0 && problem.dim > 0) choice.run(problem);
-    return;
+void syrk_accumulate(const Syrk& problem, const std::vector<std::int64_t>& offsets, const std::string& instruction_set) {
+  const Choice& choice = chosen(instruction_set);
+  const std::ptrdiff_t size = syrk_tiles(problem.dim) * kTile * kTile, bytes = problem.dtype == Dtype::float32 ? 4 : 2;
+  for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
+    const std::ptrdiff_t first = offsets[g];
+    Syrk group = problem;
+    group.tokens = offsets[g + 1] - first;
+    group.x = static_cast<const char*>(problem.x) + first * problem.token_stride * bytes;
+    for (int n = 0; n < problem.count; ++n) {
+      group.sums[n].out += static_cast<std::ptrdiff_t>(g) * size;
+      if (group.sums[n].weight) group.sums[n].weight += first;
+    }
+    if (group.tokens > 0 && group.dim > 0) choice.run(group);
   }
-  throw std::invalid_argument("instruction_set: this machine has no " + instruction_set);
 }
 
 std::vector<std::string> syrk_instruction_sets() {

@@ -1,4 +1,5 @@
-// out += sum_t w_t x_t x_t^T, lower 128 x 128 tiles, float32, in place.
+// out += sum_t w_t x_t x_t^T, lower 128 x 128 tiles, float32, in place; also with two weightings of the
+// same tokens in one pass, and over groups of tokens that each have their own out.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -11,22 +12,33 @@ constexpr std::ptrdiff_t kTile = 128;
 
 enum class Dtype : int { float32 = 0, bfloat16 = 1, float16 = 2 };
 
-// Strides count elements. `weight` may be null; weights are finite and not negative, and a token of
-// weight 0 is not read. `out` holds the lower tiles of a dim x dim matrix one after another, row by
-// row, 64 KiB each; columns right of the diagonal in a diagonal tile receive unspecified finite
-// values. Reference: kernels/syrk_accumulate_ref.py.
-struct Syrk {
+// One weighted sum. `out` holds the lower tiles of a dim x dim matrix one after another, row by row,
+// 64 KiB each; columns right of the diagonal in a diagonal tile receive unspecified finite values.
+struct SyrkSum {
   float* out;
+  const float* weight;  // (tokens,) finite and not negative, or null; a token of weight 0 is not read
+};
+
+// Strides count elements. Reference: kernels/syrk_accumulate_ref.py.
+struct Syrk {
+  SyrkSum sums[2];
+  int count;      // 1 or 2 of them
   const void* x;  // (tokens, dim)
   Dtype dtype;
   std::ptrdiff_t tokens, dim, token_stride, dim_stride;
-  const float* weight;  // (tokens,) or null
   int threads;
 };
 
-// With the instruction set of this name, or with the fastest for "". Throws std::invalid_argument for
+constexpr std::ptrdiff_t syrk_tiles(std::ptrdiff_t dim) {
+  const std::ptrdiff_t side = (dim + kTile - 1) / kTile;
+  return side * (side + 1) / 2;
+}
+
+// Group g takes tokens offsets[g] … offsets[g + 1] - 1 into the g-th of the matrices that each `out`
+// holds one after another.
+// Runs with the instruction set of this name, or with the fastest for "". Throws std::invalid_argument for
 // one that this machine lacks.
-void syrk_accumulate(const Syrk& problem, const std::string& instruction_set);
+void syrk_accumulate(const Syrk& problem, const std::vector<std::int64_t>& offsets, const std::string& instruction_set);
 
 // Of "avx512", "avx2" and "portable" those that this machine has, fastest first.
 std::vector<std::string> syrk_instruction_sets();

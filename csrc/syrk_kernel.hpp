@@ -180,8 +180,8 @@ struct Algorithm {
   }
 
   // One 128 x 128 tile; micro-tiles above the diagonal or outside the matrix are skipped.
-  static void tile(const Syrk& p, const float* packed, Position at, std::ptrdiff_t depth) {
-    float* out = p.out + (at.row * (at.row + 1) / 2 + at.column) * kTile * kTile;
+  static void tile(const Syrk& p, float* sum, const float* packed, Position at, std::ptrdiff_t depth) {
+    float* out = sum + (at.row * (at.row + 1) / 2 + at.column) * kTile * kTile;
     const float* left = packed + at.row * kGroup * kPanelSize;
     const float* right = packed + at.column * kGroup * kPanelSize;
     const std::ptrdiff_t height = std::min(kTile, p.dim - at.row * kTile);
@@ -195,31 +195,41 @@ struct Algorithm {
     }
   }
 
-  static void pack(const Syrk& p, const float* scale, std::ptrdiff_t token, std::ptrdiff_t depth,
-                   std::ptrdiff_t first_panel, float* packed) {
+  // A tile's panels of one block, of every sum: the second finds the tokens in the first-level cache.
+  static void pack(const Syrk& p, const float* const* scale, std::ptrdiff_t token, std::ptrdiff_t depth,
+                   std::ptrdiff_t first_panel, float* packed, std::ptrdiff_t next_sum) {
     for (std::ptrdiff_t k = 0; k < depth; k += kChunk) {
       const std::ptrdiff_t count = std::min(kChunk, depth - k);
       for (std::ptrdiff_t panel = first_panel; panel < first_panel + kGroup; ++panel) {
-        float* to = packed + panel * kPanelSize + k * kPanel;
-        const float* s = scale ? scale + k : nullptr;
-        switch (p.dtype) {
-          case Dtype::float32: pack_chunk<float>(p, s, token + k, count, panel * kPanel, to); break;
-          case Dtype::bfloat16: pack_chunk<Bfloat16>(p, s, token + k, count, panel * kPanel, to); break;
-          case Dtype::float16: pack_chunk<Float16>(p, s, token + k, count, panel * kPanel, to); break;
+        for (int n = 0; n < p.count; ++n) {
+          float* to = packed + n * next_sum + panel * kPanelSize + k * kPanel;
+          const float* s = scale[n] ? scale[n] + token + k : nullptr;
+          switch (p.dtype) {
+            case Dtype::float32: pack_chunk<float>(p, s, token + k, count, panel * kPanel, to); break;
+            case Dtype::bfloat16: pack_chunk<Bfloat16>(p, s, token + k, count, panel * kPanel, to); break;
+            case Dtype::float16: pack_chunk<Float16>(p, s, token + k, count, panel * kPanel, to); break;
+          }
         }
       }
     }
   }
 
   static void run(const Syrk& p) {
-    const std::ptrdiff_t side = (p.dim + kTile - 1) / kTile, tiles = side * (side + 1) / 2;
+    const std::ptrdiff_t side = (p.dim + kTile - 1) / kTile, tiles = syrk_tiles(p.dim);
     const int threads = static_cast<int>(std::clamp<std::ptrdiff_t>(p.threads, 1, tiles));
     const std::ptrdiff_t block_size = side * kGroup * kPanelSize, all = (p.tokens + kDepth - 1) / kDepth;
     // One block at a time is best for the caches; several threads take more, so that they meet less
     // often: where other programs share the cores, each meeting waits for the last to get one.
-    const std::ptrdiff_t blocks = std::clamp<std::ptrdiff_t>(threads > 1 ? kShared / block_size : 1, 1, all);
-    const Memory packed = allocate(blocks * block_size), scale = allocate(p.weight ? p.tokens : 0);
-    for (std::ptrdiff_t t = 0; p.weight && t < p.tokens; ++t) scale.get()[t] = std::sqrt(p.weight[t]);
+    const std::ptrdiff_t wanted = threads > 1 ? kShared / (p.count * block_size) : 1;
+    const std::ptrdiff_t blocks = std::clamp<std::ptrdiff_t>(wanted, 1, all), next_sum = blocks * block_size;
+    const Memory packed = allocate(p.count * next_sum), roots = allocate(p.count * p.tokens);
+    const float* scale[2] = {nullptr, nullptr};
+    for (int n = 0; n < p.count; ++n) {
+      if (!p.sums[n].weight) continue;
+      float* root = roots.get() + n * p.tokens;
+      for (std::ptrdiff_t t = 0; t < p.tokens; ++t) root[t] = std::sqrt(p.sums[n].weight[t]);
+      scale[n] = root;
+    }
 
     // OpenMP, because torch uses it: a second pool of threads would fight with its spinning workers.
 #pragma omp parallel num_threads(threads)
@@ -231,13 +241,15 @@ struct Algorithm {
 #pragma omp for schedule(dynamic)
       for (std::ptrdiff_t n = 0; n < here * side; ++n) {
         const std::ptrdiff_t block = n / side, token = (first + block) * kDepth;
-        pack(p, p.weight ? scale.get() + token : nullptr, token, depth(block), n % side * kGroup,
-             packed.get() + block * block_size);
+        pack(p, scale, token, depth(block), n % side * kGroup, packed.get() + block * block_size, next_sum);
       }
 #pragma omp for schedule(dynamic)
-      for (std::ptrdiff_t n = 0; n < tiles; ++n)
+      for (std::ptrdiff_t n = 0; n < p.count * tiles; ++n) {  // one sum after the other: each fills the cache
+        const std::ptrdiff_t sum = n / tiles;
+        const float* from = packed.get() + sum * next_sum;
         for (std::ptrdiff_t block = 0; block < here; ++block)
-          tile(p, packed.get() + block * block_size, position(n, side), depth(block));
+          tile(p, p.sums[sum].out, from + block * block_size, position(n % tiles, side), depth(block));
+      }
     }
   }
 };

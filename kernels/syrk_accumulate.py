@@ -32,24 +32,35 @@ def syrk_accumulate_kernel(
     out,  # (tiles, 128, 128) float32
     x,  # (tokens, dim)
     weight,  # (tokens,) float32, or x itself where unused
+    offsets,  # (groups + 1,) int64, or x itself where unused
     tokens,
+    past,  # tokens of every group that earlier launches took
     dim,
     token_stride,
     dim_stride,
     WEIGHTED: tl.constexpr,
+    GROUPED: tl.constexpr,
     UPCAST: tl.constexpr,  # multiply in float32: for the interpreter, whose bfloat16 products are wrong
     TILE: tl.constexpr,
     GROUP: tl.constexpr,
     STEP: tl.constexpr,
+    FLUSH: tl.constexpr,
 ):
     row, col = _tile_of(tl.program_id(0), tl.cdiv(dim, TILE), GROUP)
+    first = tl.full((), 0, tl.int64)
+    last = tl.full((), 0, tl.int64) + tokens
+    if GROUPED:
+        first = tl.load(offsets + tl.program_id(1))
+        last = tl.load(offsets + tl.program_id(1) + 1)
+    first += past
+    last = tl.minimum(last, first + FLUSH)
     rows = row * TILE + tl.arange(0, TILE)
     cols = col * TILE + tl.arange(0, TILE)
     total = tl.zeros((TILE, TILE), dtype=tl.float32)
-    for start in range(0, tokens, STEP):
+    for start in range(first, last, STEP):
         token = start + tl.arange(0, STEP)
-        inside = token < tokens
-        at = x + token.to(tl.int64)[:, None] * token_stride
+        inside = token < last
+        at = x + token[:, None] * token_stride
         left = tl.load(at + rows[None, :].to(tl.int64) * dim_stride, inside[:, None] & (rows < dim)[None, :], other=0.0)
         right = tl.load(
             at + cols[None, :].to(tl.int64) * dim_stride, inside[:, None] & (cols < dim)[None, :], other=0.0
@@ -64,7 +75,8 @@ def syrk_accumulate_kernel(
             left = tl.where(used, left.to(tl.float32) * root, 0.0).to(left.dtype)
             right = tl.where(used, right.to(tl.float32) * root, 0.0).to(right.dtype)
         total = tl.dot(tl.trans(left), right, total, input_precision="ieee")
-    index = (row * (row + 1) // 2 + col).to(tl.int64) * (TILE * TILE)
+    index = row * (row + 1) // 2 + col
+    index = (index.to(tl.int64) + tl.program_id(1).to(tl.int64) * tl.num_programs(0)) * (TILE * TILE)
     place = out + index + tl.arange(0, TILE)[:, None] * TILE + tl.arange(0, TILE)[None, :]
     tl.store(place, tl.load(place) + total)
 
@@ -92,37 +104,55 @@ def _tile_of(program, side, GROUP: tl.constexpr):
 
 
 def syrk_accumulate(
-    out: Tensor,  # (tile_count(d), 128, 128) float32, contiguous
+    out: Tensor,  # (tile_count(d), 128, 128) float32, contiguous; (groups, …) with offsets
     x: Tensor,  # (tokens, d) float32, bfloat16 or float16, any strides
     weight: Tensor | None = None,  # (tokens,) float32, >= 0
+    offsets: Tensor | None = None,  # (groups + 1,) int64: group g takes tokens offsets[g] … offsets[g + 1] - 1
 ) -> None:
-    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place.
+    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place, over all tokens or per group.
 
     Raises:
         TypeError: a dtype is not accepted.
         ValueError: a shape, layout or device does not fit.
         RuntimeError: there is no configuration for this GPU.
     """
-    _require(out, x, weight)
+    _require(out, x, weight, offsets)
     step, warps, stages = config(x)
-    for start in range(0, x.shape[0], FLUSH):
-        block = x[start : start + FLUSH]
-        syrk_accumulate_kernel[(out.shape[0],)](
+    tiles, groups = tile_count(x.shape[1]), 1 if offsets is None else out.shape[0]
+    for past in range(0, x.shape[0] if groups else 0, FLUSH):
+        syrk_accumulate_kernel[(tiles, groups)](
             out,
-            block,
-            block if weight is None else weight[start : start + FLUSH],
-            block.shape[0],
-            block.shape[1],
-            block.stride(0),
-            block.stride(1),
+            x,
+            x if weight is None else weight,
+            x if offsets is None else offsets,
+            x.shape[0],
+            past,
+            x.shape[1],
+            x.stride(0),
+            x.stride(1),
             WEIGHTED=weight is not None,
+            GROUPED=offsets is not None,
             UPCAST=_interpreted() and x.dtype != torch.float32,
             TILE=TILE,
             GROUP=_GROUP,
             STEP=step,
+            FLUSH=FLUSH,
             num_warps=warps,
             num_stages=stages,
         )
+
+
+def syrk_accumulate_pair(
+    out: Tensor,  # as above
+    out_weighted: Tensor,  # as out
+    x: Tensor,  # (tokens, d)
+    weight: Tensor,  # (tokens,) float32, >= 0
+    mask: Tensor | None = None,  # (tokens,) float32, 0 or 1
+    offsets: Tensor | None = None,  # (groups + 1,) int64
+) -> None:
+    """Add the plain and the weighted sum: two launches, because one tile's registers hold one sum only."""
+    syrk_accumulate(out, x, mask, offsets)
+    syrk_accumulate(out_weighted, x, weight, offsets)
 
 
 def config(x: Tensor) -> tuple[int, int, int]:
@@ -142,16 +172,20 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _require(out: Tensor, x: Tensor, weight: Tensor | None) -> None:
+def _require(out: Tensor, x: Tensor, weight: Tensor | None, offsets: Tensor | None) -> None:
     if x.ndim != 2:
         raise ValueError(f"x: expected shape (tokens, d), got {tuple(x.shape)}")
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise TypeError(f"x: expected float32, bfloat16 or float16, got {x.dtype}")
-    expected = (tile_count(x.shape[1]), TILE, TILE)
+    expected: tuple[int, ...] = (tile_count(x.shape[1]), TILE, TILE)
+    if offsets is not None:
+        if offsets.ndim != 1 or offsets.dtype != torch.int64 or not offsets.numel():
+            raise ValueError(f"offsets: expected int64 (groups + 1,), got {offsets.dtype} {tuple(offsets.shape)}")
+        expected = (offsets.shape[0] - 1, *expected)
     if tuple(out.shape) != expected or out.dtype != torch.float32 or not out.is_contiguous():
         raise ValueError(f"out: expected contiguous float32 {expected}, got {out.dtype} {tuple(out.shape)}")
     if weight is not None and (tuple(weight.shape) != (x.shape[0],) or weight.dtype != torch.float32):
         raise ValueError(f"weight: expected float32 ({x.shape[0]},), got {weight.dtype} {tuple(weight.shape)}")
-    for name, tensor in (("out", out), ("weight", weight)):
+    for name, tensor in (("out", out), ("weight", weight), ("offsets", offsets)):
         if tensor is not None and tensor.device != x.device:
             raise ValueError(f"{name}: expected a tensor on {x.device}, as x, got {tensor.device}")

@@ -1,4 +1,4 @@
-"""Reference of ``syrk_accumulate``: a few lines of torch that never cast."""
+"""Reference of ``syrk_accumulate`` and its pair: a few lines of torch that never cast."""
 
 from torch import Tensor
 
@@ -6,12 +6,30 @@ from curvedit.kernels.tiles import pack
 
 
 def syrk_accumulate_ref(
-    out: Tensor,  # (tile_count(d), 128, 128)
+    out: Tensor,  # (tile_count(d), 128, 128); (groups, …) with offsets
     x: Tensor,  # (tokens, d)
     weight: Tensor | None = None,  # (tokens,), >= 0
+    offsets: Tensor | None = None,  # (groups + 1,)
 ) -> None:
     """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place; weight 0 leaves a token out."""
+    if offsets is not None:
+        for group, start, stop in zip(out, offsets[:-1], offsets[1:], strict=True):
+            syrk_accumulate_ref(group, x[start:stop], None if weight is None else weight[start:stop])
+        return
     if weight is not None:
         used = weight > 0
         x = x[used] * weight[used].sqrt()[:, None]
     out += pack(x.mT @ x)
+
+
+def syrk_accumulate_pair_ref(
+    out: Tensor,  # as above
+    out_weighted: Tensor,  # as out
+    x: Tensor,  # (tokens, d)
+    weight: Tensor,  # (tokens,), >= 0
+    mask: Tensor | None = None,  # (tokens,), 0 or 1
+    offsets: Tensor | None = None,  # (groups + 1,)
+) -> None:
+    """Add the plain and the weighted sum to ``out`` and ``out_weighted``, in place."""
+    syrk_accumulate_ref(out, x, mask, offsets)
+    syrk_accumulate_ref(out_weighted, x, weight, offsets)

@@ -10,17 +10,36 @@ _BAND = 4 * TILE  # rows of the product at a time: 1 / (2 bands) of the square i
 
 
 def syrk_accumulate_torch(
-    out: Tensor,  # (tile_count(d), 128, 128) float32
+    out: Tensor,  # (tile_count(d), 128, 128) float32; (groups, …) with offsets
     x: Tensor,  # (tokens, d)
     weight: Tensor | None = None,  # (tokens,) float32, >= 0
+    offsets: Tensor | None = None,  # (groups + 1,) int64
 ) -> None:
     """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place, in bands of rows."""
+    if offsets is not None:
+        bounds = offsets.tolist()
+        for group, start, stop in zip(out, bounds[:-1], bounds[1:], strict=True):
+            syrk_accumulate_torch(group, x[start:stop], None if weight is None else weight[start:stop])
+        return
     for start in range(0, x.shape[0], _TOKENS):
         block = x[start : start + _TOKENS].to(out.dtype)
         if weight is not None:
             scale = weight[start : start + _TOKENS].to(out.dtype).sqrt()[:, None]
             block = torch.where(scale > 0, block, 0) * scale
         _accumulate(out, block)
+
+
+def syrk_accumulate_pair_torch(
+    out: Tensor,  # as above
+    out_weighted: Tensor,  # as out
+    x: Tensor,  # (tokens, d)
+    weight: Tensor,  # (tokens,) float32, >= 0
+    mask: Tensor | None = None,  # (tokens,) float32, 0 or 1
+    offsets: Tensor | None = None,  # (groups + 1,) int64
+) -> None:
+    """Add the plain and the weighted sum to ``out`` and ``out_weighted``, in place."""
+    syrk_accumulate_torch(out, x, mask, offsets)
+    syrk_accumulate_torch(out_weighted, x, weight, offsets)
 
 
 def _accumulate(out: Tensor, x: Tensor) -> None:

@@ -28,14 +28,16 @@ def variants(architecture):
     """
     for dtype in ("bf16", "fp16", "fp32"):
         step, warps, stages = syrk.CONFIGS[architecture]["float32" if dtype == "fp32" else "half"]
-        for weighted, odd in ((False, False), (True, False), (True, True)):
+        for what in ("", "weighted", "weighted grouped", "weighted grouped odd"):
+            weighted, grouped, odd = "weighted" in what, "grouped" in what, "odd" in what
             types = {"out": "*fp32", "x": f"*{dtype}", "weight": "*fp32" if weighted else f"*{dtype}"}
-            types |= {"tokens": "i32", "dim": "i32", "token_stride": "i64"}
-            constants = {"dim_stride": 1, "WEIGHTED": weighted, "UPCAST": False, "TILE": syrk.TILE}
-            constants |= {"GROUP": syrk._GROUP, "STEP": step}
-            name = f"syrk_accumulate {dtype}{' weighted' if weighted else ''}{' odd' if odd else ''}"
+            types |= {"offsets": "*i64" if grouped else f"*{dtype}", "tokens": "i32", "past": "i32"}
+            types |= {"dim": "i32", "token_stride": "i64"}
+            constants = {"dim_stride": 1, "WEIGHTED": weighted, "GROUPED": grouped, "UPCAST": False}
+            constants |= {"TILE": syrk.TILE, "GROUP": syrk._GROUP, "STEP": step, "FLUSH": syrk.FLUSH}
+            name = f"syrk_accumulate {dtype} {what}".strip()
             options = {"num_warps": warps, "num_stages": stages}
-            unaligned = ("tokens", "dim", "token_stride") if odd else ("tokens",)
+            unaligned = ("tokens", "past", "dim", "token_stride") if odd else ("tokens", "past")
             yield name, syrk.syrk_accumulate_kernel, types, constants, unaligned, options
     for into, odd in ((False, False), (True, False), (False, True), (True, True)):
         types = dict.fromkeys(("out", "left", "right"), "*fp32") | {"limits": "*i32"}

@@ -1,5 +1,7 @@
 """Every backend of syrk_accumulate against float64, and on cases that never round."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from cases import integers, normal, run
@@ -109,8 +111,8 @@ def test_every_instruction_set_is_exact(instruction_set, dtype, tokens, d):
     weight = integers(tokens, seed=3).abs().square()
     out = tiles.pack(torch.ones(d, d))
     code = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}[dtype]
-    address = out.data_ptr(), x.data_ptr()
-    _C.syrk_accumulate(*address, code, tokens, d, *x.stride(), weight.data_ptr(), 2, instruction_set)
+    sums = [(out.data_ptr(), weight.data_ptr())]
+    _C.syrk_accumulate(sums, x.data_ptr(), code, d, *x.stride(), [0, tokens], 2, instruction_set)
     assert torch.equal(tiles.unpack(out, d), reference(x.float(), weight, torch.float32) + 1)
 
 
@@ -121,14 +123,54 @@ def test_every_half_is_converted_exactly(instruction_set):
         for row in values[values.isfinite()].split(2048):
             row[0] = 1  # column 0 of the product is then the row itself
             out = tiles.zeros(len(row))
-            address = out.data_ptr(), row.data_ptr()
-            _C.syrk_accumulate(*address, code, 1, len(row), len(row), 1, 0, 1, instruction_set)
+            _C.syrk_accumulate([(out.data_ptr(), 0)], row.data_ptr(), code, len(row), 0, 1, [0, 1], 1, instruction_set)
             assert torch.equal(tiles.unpack(out, len(row))[0], row.float())
 
 
 def test_an_unknown_instruction_set_is_refused():
     with pytest.raises(ValueError, match="this machine has no sse9"):
-        _C.syrk_accumulate(0, 0, 0, 0, 1, 1, 1, 0, 1, "sse9")
+        _C.syrk_accumulate([(0, 0)], 0, 0, 1, 1, 1, [0, 0], 1, "sse9")
+
+
+OFFSETS = torch.tensor([0, 13, 13, 40, 41])  # one group of 13 tokens, an empty one, 27, one
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_groups_have_sums_of_their_own(backend, weighted):
+    x, weight = integers(45, 130), integers(45, seed=2).abs().square() if weighted else None
+    out = torch.stack([tiles.pack(torch.full((130, 130), float(g))) for g in range(4)])
+    _, placed = run("syrk_accumulate", out, x, weight, OFFSETS, backend=backend, device=DEVICE)
+    for g, (start, stop) in enumerate(pairwise(OFFSETS.tolist())):
+        expected = reference(x[start:stop], None if weight is None else weight[start:stop], torch.float64) + g
+        assert torch.equal(tiles.unpack(placed[0][g].cpu(), 130).double(), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@dtyped
+@pytest.mark.parametrize("offsets", [None, OFFSETS], ids=["together", "in groups"])
+def test_the_pair_is_both_sums(backend, dtype, offsets):
+    x, weight = integers(45, 130, dtype=dtype), integers(45, seed=2).abs().square()
+    mask = (torch.arange(45) % 3 > 0).float()
+    if backend == "reference" and dtype in HALVES:
+        pytest.skip("the reference multiplies in the input's own precision")
+    shape = tiles.zeros(130).shape if offsets is None else (len(offsets) - 1, *tiles.zeros(130).shape)
+    _, (plain, weighed, *_) = run(
+        "syrk_accumulate_pair",
+        torch.zeros(shape),
+        torch.zeros(shape),
+        x,
+        weight,
+        mask,
+        offsets,
+        backend=backend,
+        device=DEVICE,
+    )
+    for got, by in ((plain, mask), (weighed, weight)):
+        expected = torch.zeros(shape)
+        ops.call("syrk_accumulate", expected, x.float(), by, offsets, backend="reference")
+        for one, other in zip(got.cpu().view(-1, 3, 128, 128), expected.view(-1, 3, 128, 128), strict=True):
+            assert torch.equal(tiles.unpack(one, 130), tiles.unpack(other, 130))
 
 
 def test_the_number_of_threads_changes_nothing():
@@ -175,12 +217,24 @@ def test_packing_round_trip():
         ({"weight": torch.ones(3)}, ValueError, r"weight: expected shape \(4\)"),
         ({"weight": torch.tensor([1.0, -1, 1, 1])}, ValueError, "weight: expected values >= 0, got -1"),
         ({"weight": torch.tensor([1.0, torch.nan, 1, 1])}, ValueError, "weight: expected finite values"),
+        ({"offsets": torch.tensor([0, 4])}, ValueError, r"out: expected shape \(1, 1, 128, 128\)"),
+        ({"offsets": torch.tensor([0.0, 4])}, TypeError, "offsets: expected one of"),
+        ({"offsets": torch.tensor([0, 3, 2])}, ValueError, "offsets: expected ascending numbers from 0 to 4"),
+        ({"offsets": torch.tensor([0, 5])}, ValueError, "offsets: expected ascending numbers from 0 to 4"),
     ],
 )
 def test_refuses(change, error, message):
     arguments = {"out": tiles.zeros(3), "x": torch.ones(4, 3), "weight": None, **change}
     with pytest.raises(error, match=message):
         native.syrk_accumulate(**arguments)
+
+
+def test_memory_of_its_own_is_asked_for():
+    out = tiles.zeros(3)
+    with pytest.raises(ValueError, match="out: expected memory of its own, got memory that x uses too"):
+        native.syrk_accumulate(out, out[0, :4, :3])
+    with pytest.raises(ValueError, match="out: expected memory of its own, got memory that out_weighted uses too"):
+        native.syrk_accumulate_pair(out, out, torch.ones(4, 3), torch.ones(4))
 
 
 def test_a_planted_fault_is_seen():

@@ -1,12 +1,11 @@
 def syrk_accumulate(
-    out: int,
+    sums: list[tuple[int, int]],
     x: int,
     dtype: int,
-    tokens: int,
     dim: int,
     token_stride: int,
     dim_stride: int,
-    weight: int,
+    offsets: list[int],
     threads: int,
     instruction_set: str = "",
 ) -> None: ...

@@ -141,12 +141,13 @@ class Collector:
         of_inputs, of_gradients = (_squared_norms(each, call.weight) for each in (call.inputs, rows))
         self._totals.append((call.name, "inputs", of_inputs.sum()))
         self._totals.append((call.name, "output gradients", of_gradients.sum()))
-        if call.leads:
-            self._accumulate(f"A/{call.name}", call.inputs, call.weight)
-        self._accumulate(f"G/{call.name}", rows, call.weight)
+        name = call.name
         if self.weighted:
-            self._accumulate(f"A_w/{call.name}", call.inputs, of_gradients)
-            self._accumulate(f"G_w/{call.name}", rows, of_inputs)
+            self._accumulate(f"A/{name}" if call.leads else None, f"A_w/{name}", call.inputs, call.weight, of_gradients)
+            self._accumulate(f"G/{name}", f"G_w/{name}", rows, call.weight, of_inputs)
+        else:
+            self._accumulate(f"A/{name}" if call.leads else None, None, call.inputs, call.weight, None)
+            self._accumulate(f"G/{name}", None, rows, call.weight, None)
         self.tokens[call.name] += call.counted
 
     def _leader(self, observation: Observation, name: str, inputs: Tensor) -> str:
@@ -162,12 +163,21 @@ class Collector:
             )
         return leader
 
-    def _accumulate(self, key: str, rows: Tensor, weight: Tensor | None) -> None:
+    def _accumulate(
+        self, plain: str | None, weighted: str | None, rows: Tensor, mask: Tensor | None, weight: Tensor | None
+    ) -> None:
+        """Add to one sum or both; each is begun at zero."""
         if rows.dtype not in _ACCEPTED:
             rows = rows.float()
-        if key not in self.sums:
-            self.sums[key] = tiles.zeros(rows.shape[1], device=rows.device)
-        ops.call("syrk_accumulate", self.sums[key], rows, weight)
+        for key in (plain, weighted):
+            if key is not None and key not in self.sums:
+                self.sums[key] = tiles.zeros(rows.shape[1], device=rows.device)
+        if plain is not None and weighted is not None:
+            ops.call("syrk_accumulate_pair", self.sums[plain], self.sums[weighted], rows, weight, mask)
+        elif plain is not None:
+            ops.call("syrk_accumulate", self.sums[plain], rows, mask)
+        elif weighted is not None:
+            ops.call("syrk_accumulate", self.sums[weighted], rows, weight)
 
     def _row_weights(self, observation: Observation, name: str, shape: tuple[int, ...]) -> tuple[Tensor | None, int]:
         """0 or 1 per row of a tensor ``(*shape, d)``, None if all count; and how many count."""

@@ -22,45 +22,101 @@ def _require_cpu(name: str, tensor: Tensor) -> None:
 
 
 def syrk_accumulate(
-    out: Tensor,  # (tile_count(d), 128, 128) float32, contiguous
+    out: Tensor,  # (tile_count(d), 128, 128) float32, contiguous; (groups, …) with offsets
     x: Tensor,  # (tokens, d) float32, bfloat16 or float16, any strides
     weight: Tensor | None = None,  # (tokens,) float32, >= 0
+    offsets: Tensor | None = None,  # (groups + 1,) int64: group g takes tokens offsets[g] … offsets[g + 1] - 1
 ) -> None:
-    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place.
+    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place, over all tokens or per group.
 
     A token of weight 0 is not read. Threads are torch's (``torch.get_num_threads()``).
 
     Raises:
         TypeError: a dtype is not accepted.
-        ValueError: a device, shape or layout does not fit, or a weight is negative or not finite.
+        ValueError: a device, shape, layout or offset does not fit, a weight is negative or not finite,
+            or ``out`` shares memory with an input.
     """
+    _accumulate({"out": (out, "weight", weight)}, x, offsets)
+
+
+def syrk_accumulate_pair(
+    out: Tensor,  # as syrk_accumulate's
+    out_weighted: Tensor,  # as out
+    x: Tensor,  # (tokens, d)
+    weight: Tensor,  # (tokens,) float32, >= 0
+    mask: Tensor | None = None,  # (tokens,) float32, 0 where a token does not count in out
+    offsets: Tensor | None = None,  # (groups + 1,) int64
+) -> None:
+    """Add ``sum_t x_t x_t^T`` to ``out`` and ``sum_t w_t x_t x_t^T`` to ``out_weighted``, in one pass over ``x``.
+
+    Raises:
+        TypeError: a dtype is not accepted.
+        ValueError: as :func:`syrk_accumulate`.
+    """
+    _accumulate({"out": (out, "mask", mask), "out_weighted": (out_weighted, "weight", weight)}, x, offsets)
+
+
+def _accumulate(sums: dict[str, tuple[Tensor, str, Tensor | None]], x: Tensor, offsets: Tensor | None) -> None:
     _require_cpu("x", x)
-    _require_cpu("out", out)
     require_shape("x", x, (None, None))
     require_dtype("x", x, *_DTYPES)
-    require_shape("out", out, (tile_count(x.shape[1]), TILE, TILE))
-    require_dtype("out", out, torch.float32)
-    if not out.is_contiguous():
-        raise ValueError(f"out: expected a contiguous tensor, got strides {out.stride()}")
-    if weight is not None:
-        _require_cpu("weight", weight)
-        require_shape("weight", weight, (x.shape[0],))
-        require_dtype("weight", weight, torch.float32)
-        require_finite("weight", weight)
-        if weight.numel() and float(weight.min()) < 0:
-            raise ValueError(f"weight: expected values >= 0, got {float(weight.min())}")
-        weight = weight.contiguous()
+    tokens, dim = x.shape
+    bounds = [0, tokens] if offsets is None else _bounds(offsets, tokens)
+    shape = (tile_count(dim), TILE, TILE)
+    used = {"x": x}
+    kept = []  # contiguous weights, alive until the call is over
+    for name, (out, name_of_weight, weight) in sums.items():
+        _require_cpu(name, out)
+        require_dtype(name, out, torch.float32)
+        require_shape(name, out, shape if offsets is None else (len(bounds) - 1, *shape))
+        if not out.is_contiguous():
+            raise ValueError(f"{name}: expected a contiguous tensor, got strides {out.stride()}")
+        kept.append(None if weight is None else _weight(name_of_weight, weight, tokens))
+        if weight is not None:
+            used[name_of_weight] = weight
+    for name, (out, _, _) in sums.items():
+        others = used | {other: sums[other][0] for other in sums if other != name}
+        for other, tensor in others.items():
+            if tensor.untyped_storage().data_ptr() == out.untyped_storage().data_ptr() and _overlap(out, tensor):
+                raise ValueError(f"{name}: expected memory of its own, got memory that {other} uses too")
+    addresses = [
+        (out.data_ptr(), 0 if weight is None else weight.data_ptr())
+        for (out, _, _), weight in zip(sums.values(), kept, strict=True)
+    ]
     _C.syrk_accumulate(
-        out.data_ptr(),
-        x.data_ptr(),
-        _DTYPES[x.dtype],
-        x.shape[0],
-        x.shape[1],
-        x.stride(0),
-        x.stride(1),
-        0 if weight is None else weight.data_ptr(),
-        torch.get_num_threads(),
+        addresses, x.data_ptr(), _DTYPES[x.dtype], dim, x.stride(0), x.stride(1), bounds, torch.get_num_threads()
     )
+
+
+def _weight(name: str, weight: Tensor, tokens: int) -> Tensor:
+    _require_cpu(name, weight)
+    require_shape(name, weight, (tokens,))
+    require_dtype(name, weight, torch.float32)
+    require_finite(name, weight)
+    if weight.numel() and float(weight.min()) < 0:
+        raise ValueError(f"{name}: expected values >= 0, got {float(weight.min())}")
+    return weight.contiguous()
+
+
+def _bounds(offsets: Tensor, tokens: int) -> list[int]:
+    require_shape("offsets", offsets, (None,))
+    require_dtype("offsets", offsets, torch.int64)
+    bounds: list[int] = offsets.tolist()
+    if not bounds or bounds[0] < 0 or bounds[-1] > tokens or sorted(bounds) != bounds:
+        raise ValueError(f"offsets: expected ascending numbers from 0 to {tokens}, got {bounds[:8]}")
+    return bounds
+
+
+def _overlap(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors' address ranges meet; those of one storage that only interleave count too."""
+
+    def span(tensor: Tensor) -> tuple[int, int]:
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        start = tensor.data_ptr()
+        return start, start + (last + 1) * tensor.element_size() if tensor.numel() else start
+
+    (a, b), (c, d) = span(first), span(second)
+    return a < d and c < b
 
 
 def staircase_limits(

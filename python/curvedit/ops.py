@@ -45,6 +45,12 @@ _TABLE: dict[str, tuple[Impl, ...]] = {  # fastest first; the reference is last 
         Impl("torch", "curvedit.kernels.syrk_accumulate_torch:syrk_accumulate_torch"),
         Impl("reference", "curvedit.kernels.syrk_accumulate_ref:syrk_accumulate_ref"),
     ),
+    "syrk_accumulate_pair": (
+        Impl("cpp", "curvedit.native:syrk_accumulate_pair", _off_cpu),
+        Impl("triton", "curvedit.kernels.syrk_accumulate:syrk_accumulate_pair", _off_gpu, _UNMEASURED),
+        Impl("torch", "curvedit.kernels.syrk_accumulate_torch:syrk_accumulate_pair_torch"),
+        Impl("reference", "curvedit.kernels.syrk_accumulate_ref:syrk_accumulate_pair_ref"),
+    ),
     "staircase_limits": (
         Impl("cpp", "curvedit.native:staircase_limits", _off_cpu),
         Impl("reference", "curvedit.kernels.staircase_limits_ref:staircase_limits_ref"),
