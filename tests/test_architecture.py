@@ -11,11 +11,10 @@ LAYERS = [  # a module may import only from layers before its own
     {"check", "linear", "selection", "kernels", "_C", "meter", "sampling", "batches"},
     {"files", "native", "eigen", "objective", "calls", "causality"},
     {"ops"},
-    {"factors", "collector", "report", "editing"},
+    {"factors", "collector", "report", "editing", "library", "doctor"},
     {"store", "streaming", "checkpoint"},
     {"fitting", "ranking", "projection", "evaluation", "data"},  # stages: never each other
-    {"__init__", "models", "plots"},
-    {"page"},
+    {"__init__", "models"},
     {"demo"},
     {"commands"},
     {"cli"},

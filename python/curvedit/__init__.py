@@ -5,6 +5,7 @@ Four stages, four values::
     model + batches --fit--> Factors --rank--> Selection --project--> edited weights --evaluate--> Report
 """
 
+from curvedit import library as library  # registers torch.ops.curvedit
 from curvedit.data import image_batches, token_batches
 from curvedit.evaluation import Passages, Suite, evaluate
 from curvedit.factors import Factors

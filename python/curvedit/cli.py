@@ -67,6 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("--out", required=True, metavar="DIR", help="new directory")
     inspect = _verb(verbs, "inspect", commands.run_inspect, "say what a factor directory, selection or report holds")
     inspect.add_argument("path", metavar="DIR")
+    doctor = _verb(verbs, "doctor", commands.run_doctor, "say what is installed, and test every kernel's numbers")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from curvedit import data, models
 from curvedit.check import require_new_directory
+from curvedit.doctor import examine
 from curvedit.evaluation import Passages, Suite, evaluate
 from curvedit.factors import Factors
 from curvedit.files import write_whole
@@ -52,6 +54,15 @@ def run_fit(options: Options) -> None:
         f"{facts['positions']:,} positions in {facts['seconds']:.1f} s, "
         f"peak {facts['peak_memory_bytes'] / 2**30:.2f} GiB"
     )
+
+
+def run_doctor(options: Options) -> None:
+    """State of the installation; fails where a kernel's numbers are wrong."""
+    found = examine()
+    say(json.dumps(asdict(found), indent=1) if options.json else str(found))
+    if not found.is_sound:
+        wrong = [f"{check.op} ({check.backend}, {check.device})" for check in found.checks if not check.is_sound]
+        raise RuntimeError(f"doctor: wrong numbers from {', '.join(wrong)}")
 
 
 def run_rank(options: Options) -> None:

@@ -73,6 +73,11 @@ def backends(op: str) -> list[str]:
     return [impl.backend for impl in _TABLE[op]]
 
 
+def why_by_name_only(op: str, backend: str) -> str:
+    """Why an unforced choice passes a backend over, or ""."""
+    return next(impl.by_name_only for impl in _TABLE[op] if impl.backend == backend)
+
+
 def choose(op: str, *args: Any, backend: str | None = None) -> Impl:
     """Return the implementation that ``op`` would run for ``args``.
 

@@ -1,0 +1,183 @@
+"""What is installed, which backend each kernel would use here and why, and whether its numbers are right."""
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvedit import _C, ops
+from curvedit.kernels import tiles
+from curvedit.kernels.staircase_limits_ref import staircase_limits_ref
+
+TOLERANCE = 1e-5  # relative; a float32 sum of 300 products is off by 1e-7 to 1e-6
+_PACKAGES = ("curvedit", "torch", "triton", "transformers", "numpy")
+_TOKENS, _SIZE = 300, 200
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One backend of one kernel on one device."""
+
+    op: str
+    device: str
+    backend: str
+    use: str  # "default", "by name" or "cannot"
+    reason: str  # why it cannot run, or is not chosen by default
+    error: float | None  # relative (Frobenius) against float64, the worst of its cases; None if it was not run
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its numbers are right, or it was not to run."""
+        return self.error is None or self.error <= TOLERANCE
+
+    def __str__(self) -> str:
+        """One line."""
+        verdict = "" if self.error is None else f"{'ok' if self.is_sound else 'WRONG'}, error {self.error:.0e}"
+        return f"{self.op:21} {self.device:5} {self.backend:10} {self.use:8} {verdict:17} {self.reason}".rstrip()
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The state of an installation."""
+
+    facts: dict[str, str]
+    checks: list[Check]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every kernel that ran gave right numbers."""
+        return all(check.is_sound for check in self.checks)
+
+    def __str__(self) -> str:
+        """The facts, then a line per backend."""
+        width = max(map(len, self.facts))
+        facts = [f"{name:{width}}  {value}" for name, value in self.facts.items()]
+        return "\n".join([*facts, "", *map(str, self.checks)])
+
+
+def examine() -> Diagnosis:
+    """Look at the installation; run every backend of every kernel that this machine can, against float64."""
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    checks = [
+        check(op, backend, device) for device in devices for op in ops.operations() for backend in ops.backends(op)
+    ]
+    return Diagnosis(_facts(), checks)
+
+
+def check(op: str, backend: str, device: str) -> Check:
+    """Run one backend on small inputs, if it can run on this device."""
+    trials = _TRIALS[op](torch.device(device))
+    try:
+        ops.choose(op, *trials[0].arguments, backend=backend)
+    except RuntimeError as reason:
+        return Check(op, device, backend, "cannot", str(reason).removeprefix(f"{op}: {backend} "), None)
+    if backend == "reference":  # multiplies in the precision of its input
+        trials = trials[:1]
+    error = max(trial.error(ops.call(op, *trial.arguments, backend=backend)) for trial in trials)
+    default = ops.choose(op, *trials[0].arguments)
+    if default.backend == backend:
+        return Check(op, device, backend, "default", "", error)
+    return Check(op, device, backend, "by name", ops.why_by_name_only(op, backend) or f"after {default.backend}", error)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    arguments: tuple[Any, ...]
+    result: Callable[[Any], Tensor]  # what to compare, from what the kernel returned
+    truth: Tensor  # float64
+
+    def error(self, returned: Any) -> float:
+        got = self.result(returned).double().cpu()
+        return float((got - self.truth.cpu()).norm() / self.truth.norm())
+
+
+def _tokens(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_TOKENS, _SIZE, generator=generator).to(dtype)
+    weight = torch.randint(4, (_TOKENS,), generator=generator).float().square()  # their roots are exact
+    return x.to(device), weight.to(device)
+
+
+def _sum(x: Tensor, weight: Tensor) -> Tensor:
+    return (x.double() * weight.double()[:, None]).mT @ x.double()
+
+
+def _unpacked(outs: list[Tensor], _: Any) -> Tensor:
+    return torch.stack([tiles.unpack(out, _SIZE) for out in outs])
+
+
+def _syrk(device: torch.device) -> list[_Trial]:
+    trials = []
+    for dtype in _DTYPES:
+        x, weight = _tokens(dtype, device)
+        out = tiles.zeros(_SIZE, device=device)
+        trials.append(_Trial((out, x, weight), partial(_unpacked, [out]), _sum(x, weight)[None]))
+    return trials
+
+
+def _pair(device: torch.device) -> list[_Trial]:
+    trials = []
+    for dtype in _DTYPES:
+        x, weight = _tokens(dtype, device)
+        outs = [tiles.zeros(_SIZE, device=device) for _ in range(2)]
+        truth = torch.stack([_sum(x, torch.ones_like(weight)), _sum(x, weight)])
+        trials.append(_Trial((*outs, x, weight), partial(_unpacked, outs), truth))
+    return trials
+
+
+def _staircase(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    lam, mu = (torch.arange(1, n + 1, dtype=torch.float64, device=device) ** -1.0 for n in (_SIZE, _TOKENS))
+    return lam, mu, staircase_limits_ref(lam.cpu(), mu.cpu(), 0.7)[0]
+
+
+def _limits(device: torch.device) -> list[_Trial]:
+    lam, mu, limits = _staircase(device)
+    return [_Trial((lam, mu, 0.7), lambda returned: returned[0], limits.double())]
+
+
+def _project(device: torch.device) -> list[_Trial]:
+    _, _, limits = _staircase(device)
+    generator = torch.Generator().manual_seed(0)
+    w, *squares = (torch.randn(m, n, generator=generator) for m, n in ((_SIZE, _TOKENS), 2 * (_SIZE,), 2 * (_TOKENS,)))
+    u_out, u_in = (torch.linalg.qr(square.double()).Q for square in squares)
+    kept = torch.arange(_TOKENS) < limits[:, None]
+    truth = u_out @ ((u_out.mT @ w.double() @ u_in) * kept) @ u_in.mT
+    arguments = tuple(value.to(device) for value in (w, u_out.float(), u_in.float(), limits))
+    return [_Trial(arguments, lambda returned: returned, truth)]
+
+
+_TRIALS: dict[str, Callable[[torch.device], list[_Trial]]] = {
+    "syrk_accumulate": _syrk,
+    "syrk_accumulate_pair": _pair,
+    "staircase_limits": _limits,
+    "staircase_project": _project,
+}
+
+
+def _facts() -> dict[str, str]:
+    facts = {"python": f"{platform.python_version()} on {platform.platform()}"}
+    for name in _PACKAGES:
+        try:
+            facts[name] = version(name)
+        except PackageNotFoundError:
+            facts[name] = "not installed"
+    sets = ", ".join(_C.syrk_instruction_sets())
+    facts["cpu kernels"] = f"{sets}; {torch.get_num_threads()} threads on {os.cpu_count()} cores"
+    built = [f"sm_{int(number) // 10}" for number in _C.cuda_architectures().split(",") if number]
+    facts["cuda kernels"] = ", ".join(built) or "not built: nvcc was not found"
+    facts["cuda of torch"] = str(torch.version.cuda or "none: a CPU build")
+    gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    facts["gpu"] = (
+        "; ".join(f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
+        or "none that torch can use"
+    )
+    if "CURVEDIT_BACKEND" in os.environ:
+        facts["CURVEDIT_BACKEND"] = os.environ["CURVEDIT_BACKEND"]
+    return facts
