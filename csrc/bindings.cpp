@@ -7,6 +7,7 @@
 #include "device.hpp"
 #include "staircase_limits.hpp"
 #include "syrk_accumulate.hpp"
+#include "syrk_accumulate_cuda.hpp"
 
 namespace py = pybind11;
 
@@ -30,6 +31,15 @@ void syrk_accumulate(const Sums& sums, std::uintptr_t x, int dtype, std::ptrdiff
   curvedit::syrk_accumulate(problem, offsets, instruction_set);
 }
 
+void syrk_accumulate_cuda(std::uintptr_t out, std::uintptr_t x, std::uintptr_t weight, std::uintptr_t offsets,
+                          std::uintptr_t partial, int dtype, std::int64_t tokens, std::int64_t dim,
+                          std::int64_t token_stride, std::int64_t dim_stride, int groups, int splits,
+                          std::uintptr_t stream) {
+  py::gil_scoped_release release;
+  curvedit::syrk_accumulate_cuda({out, x, weight, offsets, partial, dtype, tokens, dim, token_stride, dim_stride,
+                                  groups, splits, stream});
+}
+
 py::tuple staircase_limits(std::uintptr_t lam, std::ptrdiff_t m, std::uintptr_t mu, std::ptrdiff_t n,
                            double keep_mass, std::uintptr_t limits) {
   curvedit::Staircase found{};
@@ -48,6 +58,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("syrk_accumulate", &syrk_accumulate, py::arg("sums"), py::arg("x"), py::arg("dtype"), py::arg("dim"),
         py::arg("token_stride"), py::arg("dim_stride"), py::arg("offsets"), py::arg("threads"),
         py::arg("instruction_set") = "");
+  m.def("syrk_accumulate_cuda", &syrk_accumulate_cuda, py::arg("out"), py::arg("x"), py::arg("weight"),
+        py::arg("offsets"), py::arg("partial"), py::arg("dtype"), py::arg("tokens"), py::arg("dim"),
+        py::arg("token_stride"), py::arg("dim_stride"), py::arg("groups"), py::arg("splits"), py::arg("stream"));
   m.def("syrk_instruction_sets", &curvedit::syrk_instruction_sets);
   m.def("syrk_instruction_set", [] { return curvedit::syrk_instruction_sets().front(); });
   m.def("staircase_limits", &staircase_limits);

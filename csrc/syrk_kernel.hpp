@@ -16,6 +16,7 @@
 #endif
 
 #include "syrk_accumulate.hpp"
+#include "tile_order.hpp"
 
 // After the standard headers, so that none of their functions is compiled for this set: the linker
 // keeps one copy of each, and might keep that one.
@@ -29,6 +30,7 @@ namespace {
 constexpr std::ptrdiff_t kPanel = 16;
 constexpr std::ptrdiff_t kGroup = kTile / kPanel;  // panels of a tile
 constexpr std::ptrdiff_t kShared = 1 << 20;  // floats packed at a time by several threads, if d is small
+constexpr std::ptrdiff_t kBand = 4;   // tile rows walked together
 constexpr std::ptrdiff_t kChunk = 8;  // tokens packed at a time, so that reads stay sequential
 
 typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
@@ -118,25 +120,6 @@ using Memory = std::unique_ptr<float, Free>;
 inline Memory allocate(std::ptrdiff_t floats) {
   const auto bytes = static_cast<std::size_t>(floats) * sizeof(float);
   return Memory(static_cast<float*>(::operator new(bytes, std::align_val_t{64})));
-}
-
-struct Position {
-  std::ptrdiff_t row, column;
-};
-
-// The n-th of the lower tiles in the order of work: bands of four tile rows from the bottom up, each
-// column by column, so that the rows of a band and one column stay in the second-level cache.
-inline Position position(std::ptrdiff_t n, std::ptrdiff_t side) {
-  constexpr std::ptrdiff_t kBand = 4;
-  for (std::ptrdiff_t last = side;; last -= kBand) {
-    const std::ptrdiff_t first = std::max<std::ptrdiff_t>(0, last - kBand), height = last - first;
-    if (n < first * height) return {first + n % height, n / height};
-    n -= first * height;
-    for (std::ptrdiff_t column = first; column < last; ++column) {  // the triangle at the band's end
-      if (n < last - column) return {column + n, column};
-      n -= last - column;
-    }
-  }
 }
 
 // Per instruction set: floats of a vector; columns of the micro-kernel, in panels; depth of a block; and
@@ -248,7 +231,7 @@ struct Algorithm {
         const std::ptrdiff_t sum = n / tiles;
         const float* from = packed.get() + sum * next_sum;
         for (std::ptrdiff_t block = 0; block < here; ++block)
-          tile(p, p.sums[sum].out, from + block * block_size, position(n % tiles, side), depth(block));
+          tile(p, p.sums[sum].out, from + block * block_size, position(n % tiles, side, kBand), depth(block));
       }
     }
   }

@@ -12,7 +12,7 @@ def run(op, *args, backend, device="cpu"):
     try:
         ops.choose(op, *placed, backend=backend)
     except RuntimeError as reason:
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and "takes bfloat16 or float16" not in str(reason):
             raise  # a machine with a GPU runs every backend
         pytest.skip(str(reason))
     return ops.call(op, *placed, backend=backend), placed

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python/curvedit"
 LAYERS = [  # a module may import only from layers before its own
     {"check", "linear", "selection", "kernels", "_C", "meter", "sampling", "batches"},
-    {"files", "native", "eigen", "objective", "calls", "causality"},
+    {"files", "native", "native_cuda", "eigen", "objective", "calls", "causality"},
     {"ops"},
     {"factors", "collector", "report", "editing", "library", "doctor"},
     {"store", "streaming", "checkpoint"},
@@ -22,7 +22,7 @@ LAYERS = [  # a module may import only from layers before its own
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NO_KERNEL = {"__init__", "tiles", "staircase_checks"}
-SUFFIXES = ("_ref", "_torch", "_avx2", "_avx512", "_portable")
+SUFFIXES = ("_ref", "_torch", "_avx2", "_avx512", "_portable", "_mma", "_cuda")
 
 
 def part_of(path):

@@ -248,5 +248,5 @@ def test_a_planted_fault_is_seen():
 def test_an_unmeasured_backend_runs_by_name_only():
     out, x = tiles.zeros(3), torch.ones(4, 3)
     assert ops.choose("syrk_accumulate", out, x).backend == "cpp"
-    with pytest.raises(RuntimeError, match="has no backend 'cuda'"):
-        ops.choose("syrk_accumulate", out, x, backend="cuda")
+    with pytest.raises(RuntimeError, match="has no backend 'opencl'"):
+        ops.choose("syrk_accumulate", out, x, backend="opencl")

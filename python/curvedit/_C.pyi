@@ -9,6 +9,21 @@ def syrk_accumulate(
     threads: int,
     instruction_set: str = "",
 ) -> None: ...
+def syrk_accumulate_cuda(
+    out: int,
+    x: int,
+    weight: int,
+    offsets: int,
+    partial: int,
+    dtype: int,
+    tokens: int,
+    dim: int,
+    token_stride: int,
+    dim_stride: int,
+    groups: int,
+    splits: int,
+    stream: int,
+) -> None: ...
 def syrk_instruction_sets() -> list[str]: ...
 def syrk_instruction_set() -> str: ...
 def staircase_limits(lam: int, m: int, mu: int, n: int, keep_mass: float, limits: int) -> tuple[float, int, float]: ...

@@ -73,11 +73,16 @@ def examine() -> Diagnosis:
 
 def check(op: str, backend: str, device: str) -> Check:
     """Run one backend on small inputs, if it can run on this device."""
-    trials = _TRIALS[op](torch.device(device))
-    try:
-        ops.choose(op, *trials[0].arguments, backend=backend)
-    except RuntimeError as reason:
-        return Check(op, device, backend, "cannot", str(reason).removeprefix(f"{op}: {backend} "), None)
+    trials, reason = [], ""
+    for trial in _TRIALS[op](torch.device(device)):
+        try:
+            ops.choose(op, *trial.arguments, backend=backend)
+        except RuntimeError as refusal:
+            reason = reason or str(refusal).removeprefix(f"{op}: {backend} ")
+        else:
+            trials.append(trial)
+    if not trials:
+        return Check(op, device, backend, "cannot", reason, None)
     if backend == "reference":  # multiplies in the precision of its input
         trials = trials[:1]
     error = max(trial.error(ops.call(op, *trial.arguments, backend=backend)) for trial in trials)

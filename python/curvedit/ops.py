@@ -36,17 +36,25 @@ def _off_gpu(*args: Any) -> str:
     return f"needs CUDA tensors (or TRITON_INTERPRET=1), got {args[0].device}"
 
 
+def _off_cuda(*args: Any) -> str:
+    from curvedit import native_cuda
+
+    return native_cuda.refuses(next(arg for arg in args if arg.ndim == 2))
+
+
 _UNMEASURED = "is not yet measured on any GPU; ask for it by name"
 
 _TABLE: dict[str, tuple[Impl, ...]] = {  # fastest first; the reference is last and never refuses
     "syrk_accumulate": (
         Impl("cpp", "curvedit.native:syrk_accumulate", _off_cpu),
+        Impl("cuda", "curvedit.native_cuda:syrk_accumulate", _off_cuda, _UNMEASURED),
         Impl("triton", "curvedit.kernels.syrk_accumulate:syrk_accumulate", _off_gpu, _UNMEASURED),
         Impl("torch", "curvedit.kernels.syrk_accumulate_torch:syrk_accumulate_torch"),
         Impl("reference", "curvedit.kernels.syrk_accumulate_ref:syrk_accumulate_ref"),
     ),
     "syrk_accumulate_pair": (
         Impl("cpp", "curvedit.native:syrk_accumulate_pair", _off_cpu),
+        Impl("cuda", "curvedit.native_cuda:syrk_accumulate_pair", _off_cuda, _UNMEASURED),
         Impl("triton", "curvedit.kernels.syrk_accumulate:syrk_accumulate_pair", _off_gpu, _UNMEASURED),
         Impl("torch", "curvedit.kernels.syrk_accumulate_torch:syrk_accumulate_pair_torch"),
         Impl("reference", "curvedit.kernels.syrk_accumulate_ref:syrk_accumulate_pair_ref"),
