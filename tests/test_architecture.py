@@ -11,8 +11,8 @@ LAYERS = [  # a module may import only from layers before its own
     {"check", "linear", "selection", "kernels", "_C", "meter", "sampling", "batches"},
     {"files", "native", "native_cuda", "eigen", "objective", "calls", "causality"},
     {"ops"},
-    {"factors", "collector", "report", "editing", "library", "doctor"},
-    {"store", "streaming", "checkpoint"},
+    {"factors", "collector", "report", "editing", "library", "doctor", "profiling"},
+    {"store", "streaming", "checkpoint", "roofline"},
     {"fitting", "ranking", "projection", "evaluation", "data"},  # stages: never each other
     {"__init__", "models"},
     {"demo"},

@@ -8,18 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from curvedit import data, models
 from curvedit.check import require_new_directory
-from curvedit.doctor import examine
+from curvedit.doctor import examine, examine_facts
 from curvedit.evaluation import Passages, Suite, evaluate
 from curvedit.factors import Factors
-from curvedit.files import write_whole
+from curvedit.files import new_directory, write_whole
 from curvedit.fitting import fit
+from curvedit.profiling import WIDTHS, measure, repeat, table
 from curvedit.projection import project
 from curvedit.ranking import rank
 from curvedit.report import Report
+from curvedit.roofline import roofline
 from curvedit.store import load_selection, save_selection
 
 Options = argparse.Namespace
@@ -54,6 +57,34 @@ def run_fit(options: Options) -> None:
         f"{facts['positions']:,} positions in {facts['seconds']:.1f} s, "
         f"peak {facts['peak_memory_bytes'] / 2**30:.2f} GiB"
     )
+
+
+def run_bench(options: Options) -> None:
+    """Throughput of the accumulation kernel beside its rivals."""
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tokens = options.tokens or (16384 if device.type == "cuda" else 4096)
+    if options.backend is not None:
+        d, dtype = options.d[0] if options.d else 4096, getattr(torch, options.dtype)
+        taken = repeat(options.backend, d, tokens=tokens, dtype=dtype, device=device, times=options.repeat)
+        say(f"{options.backend}, {options.dtype}, d = {d}, {tokens} tokens: {taken:.4f} ms a call")
+        return
+    out = None if options.out is None else require_new_directory("out", Path(options.out))
+    chosen = [(d, 0) for d in options.d or []]
+    for name in options.models or ([] if options.d else WIDTHS):
+        chosen += [(d, WIDTHS[name][1]) for d in WIDTHS[name][0]]
+    ceilings, rows = measure(sorted(set(chosen)), tokens=tokens, device=device, rounds=options.rounds)
+    facts = examine_facts()
+    rates = ", ".join(f"{rate:.3g} TFLOP/s with {name} input" for name, rate in ceilings.tflops.items())
+    say(f"ceilings: copy {ceilings.copy_gigabytes_per_second:.1f} GB/s, product {rates}")
+    say(table(rows))
+    if out is not None:
+        with new_directory("out", out) as part:
+            content = {"machine": facts, "ceilings": asdict(ceilings), "rows": [asdict(row) for row in rows]}
+            (part / "bench.json").write_text(json.dumps(content, indent=1))
+            title = (
+                f"syrk_accumulate, {tokens} tokens, {facts['gpu'] if device.type == 'cuda' else facts['cpu kernels']}"
+            )
+            (part / "roofline.svg").write_text(roofline(ceilings, rows, title))
 
 
 def run_doctor(options: Options) -> None:

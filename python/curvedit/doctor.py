@@ -68,7 +68,7 @@ def examine() -> Diagnosis:
     checks = [
         check(op, backend, device) for device in devices for op in ops.operations() for backend in ops.backends(op)
     ]
-    return Diagnosis(_facts(), checks)
+    return Diagnosis(examine_facts(), checks)
 
 
 def check(op: str, backend: str, device: str) -> Check:
@@ -166,7 +166,8 @@ _TRIALS: dict[str, Callable[[torch.device], list[_Trial]]] = {
 }
 
 
-def _facts() -> dict[str, str]:
+def examine_facts() -> dict[str, str]:
+    """Versions, instruction sets and devices."""
     facts = {"python": f"{platform.python_version()} on {platform.platform()}"}
     for name in _PACKAGES:
         try:
