@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*)
 MACHINE ?= local
 
-.PHONY: help setup demo test format bench clean
+.PHONY: help setup demo test format bench gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ format: $(STAMP)  ## format the Python sources
 bench: $(STAMP)  ## run the benchmarks and save their JSON under benchmarks/results/$(MACHINE)
 	mkdir -p benchmarks/results/$(MACHINE)
 	$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/results/$(MACHINE)/bench.json
+
+gpu:  ## on a GPU machine: build, test and measure, with PYTHON's torch
+	PYTHON=$(PYTHON) bash benchmarks/gpu.sh
 
 clean:  ## remove .venv, builds and caches
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache

@@ -8,6 +8,7 @@ from curvedit import ops
 
 def run(op, *args, backend, device="cpu"):
     """Run one backend on one device; skip, and say why, where it cannot."""
+    device = "cpu" if backend == "cpp" else device
     placed = [arg.to(device) if isinstance(arg, torch.Tensor) else arg for arg in args]
     try:
         ops.choose(op, *placed, backend=backend)

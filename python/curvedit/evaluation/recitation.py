@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
 from curvedit.evaluation.bootstrap import ratio
 from curvedit.evaluation.suite import Ids
@@ -21,6 +20,8 @@ def recitation(
     Source:
         Merullo et al., arXiv:2510.24256, section 5.1.
     """
+    from rapidfuzz.distance import Levenshtein  # here, so that kernels can be measured where it is missing
+
     pairs = zip(continuations, suffixes, strict=True)
     distance = np.array([Levenshtein.distance(said, true) for said, true in pairs], dtype=np.float64)
     length = np.array([len(suffix) for suffix in suffixes], dtype=np.float64)
