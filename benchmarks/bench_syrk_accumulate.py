@@ -16,11 +16,12 @@ TOKENS = 4096
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("d", [512, 1024, 2048, 4096])
+@pytest.mark.parametrize("d", [256, 512, 1024, 2048, 4096])
 def bench_syrk_accumulate(benchmark, d, threads):
     x = normal(TOKENS, d)
     half = x.bfloat16()
-    out, square = tiles.zeros(d), torch.zeros(d, d)
+    out, weighted, square = tiles.zeros(d), tiles.zeros(d), torch.zeros(d, d)
+    weight = torch.rand(TOKENS, generator=torch.Generator().manual_seed(0))
     packed, columns = np.zeros((d, d), dtype=np.float32, order="F"), x.numpy().T
 
     ops.call("syrk_accumulate", out, x)
@@ -33,6 +34,7 @@ def bench_syrk_accumulate(benchmark, d, threads):
     candidates = {
         "own float32": lambda: ops.call("syrk_accumulate", out, x),
         "own bfloat16": lambda: ops.call("syrk_accumulate", out, half),
+        "own pair": lambda: ops.call("syrk_accumulate_pair", out, weighted, x, weight),
         "torch addmm_": lambda: square.addmm_(x.T, x),
         "OpenBLAS ssyrk": lambda: blas.ssyrk(1.0, columns, 1.0, packed, trans=0, lower=1, overwrite_c=1),
     }
