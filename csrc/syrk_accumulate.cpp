@@ -14,8 +14,10 @@ std::vector<Choice> usable() {
   std::vector<Choice> choices;
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq"))
+      __builtin_cpu_supports("avx512dq")) {
+    if (has_amx()) choices.push_back({"amx", syrk_amx});
     choices.push_back({"avx512", syrk_avx512});
+  }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     choices.push_back({"avx2", syrk_avx2});
 #endif

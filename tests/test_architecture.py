@@ -22,7 +22,7 @@ LAYERS = [  # a module may import only from layers before its own
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NO_KERNEL = {"__init__", "tiles", "staircase_checks"}
-SUFFIXES = ("_ref", "_torch", "_avx2", "_avx512", "_portable", "_mma", "_cuda")
+SUFFIXES = ("_ref", "_torch", "_avx2", "_avx512", "_amx", "_portable", "_mma", "_cuda")
 
 
 def part_of(path):

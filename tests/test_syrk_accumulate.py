@@ -124,7 +124,10 @@ def test_every_half_is_converted_exactly(instruction_set):
             row[0] = 1  # column 0 of the product is then the row itself
             out = tiles.zeros(len(row))
             _C.syrk_accumulate([(out.data_ptr(), 0)], row.data_ptr(), code, len(row), 0, 1, [0, 1], 1, instruction_set)
-            assert torch.equal(tiles.unpack(out, len(row))[0], row.float())
+            expected = row.float()
+            if instruction_set == "amx" and dtype == torch.bfloat16:  # the matrix unit takes subnormals as 0
+                expected[expected.abs() < 2.0**-126] = 0
+            assert torch.equal(tiles.unpack(out, len(row))[0], expected)
 
 
 def test_an_unknown_instruction_set_is_refused():
