@@ -37,7 +37,10 @@ def syrk(found):
             row("float32, GFLOP/s", lambda run: f"{run['own_gflops']:.0f}"),
             row("torch `addmm_` takes", lambda run: f"{run['over_own']['torch addmm_']:.2f} ×"),
             row("OpenBLAS `ssyrk` takes", lambda run: f"{run['over_own']['OpenBLAS ssyrk']:.2f} ×"),
-            row("our own with bfloat16 input", lambda run: f"{run['over_own']['own bfloat16']:.2f} ×"),
+            row(
+                "our own with bfloat16 input (on the matrix unit, AMX)",
+                lambda run: f"{run['over_own']['own bfloat16']:.2f} ×",
+            ),
             row(
                 "torch `addmm_` in bfloat16, result rounded",
                 lambda run: f"{run['over_own']['torch addmm_ bfloat16']:.2f} ×",
