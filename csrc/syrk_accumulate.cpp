@@ -15,7 +15,9 @@ std::vector<Choice> usable() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512dq")) {
+#if defined(CURVEDIT_AMX)
     if (has_amx()) choices.push_back({"amx", syrk_amx});
+#endif
     choices.push_back({"avx512", syrk_avx512});
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
