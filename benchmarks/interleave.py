@@ -1,29 +1,15 @@
-"""Timing rivals in turn within one run, so that a noisy machine is equally unfair to all."""
+"""Timing rivals in turn within one run, and what of it is saved."""
 
-import statistics
-import time
+import torch
+
+from curvedit import profiling
 
 
 def interleaved(candidates, rounds, pause=0.0, calls=1):
-    """Median seconds per call of each candidate over ``rounds`` turns.
-
-    With a pause, a turn waits, calls once untimed and then ``calls`` times timed: OpenBLAS's and
-    OpenMP's workers spin for a while after a call and would take a core from the next candidate,
-    and after a pause they have to be woken up again.
-    """
-    times = {name: [] for name in candidates}
-    for run in candidates.values():
-        run()
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            if pause:
-                time.sleep(pause)
-                run()
-            start = time.perf_counter()
-            for _ in range(calls):
-                run()
-            times[name].append((time.perf_counter() - start) / calls)
-    return {name: statistics.median(values) for name, values in times.items()}
+    """Median seconds per call of each named candidate."""
+    runs, device = list(candidates.values()), torch.device("cpu")
+    seconds = profiling.interleaved(runs, rounds=rounds, pause=pause, calls=calls, device=device)
+    return dict(zip(candidates, seconds, strict=True))
 
 
 def record(benchmark, seconds, own, **facts):

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from curvedit.kernels.syrk_checks import in_two_calls, require_syrk
 from curvedit.kernels.tiles import TILE, tile_count
 
 FLUSH = 16384  # tokens per launch
@@ -116,7 +117,7 @@ def syrk_accumulate(
         ValueError: a shape, layout or device does not fit.
         RuntimeError: there is no configuration for this GPU.
     """
-    _require(out, x, weight, offsets)
+    require_syrk(out, x, weight, offsets)
     step, warps, stages = config(x)
     tiles, groups = tile_count(x.shape[1]), 1 if offsets is None else out.shape[0]
     for past in range(0, x.shape[0] if groups else 0, FLUSH):
@@ -142,17 +143,7 @@ def syrk_accumulate(
         )
 
 
-def syrk_accumulate_pair(
-    out: Tensor,  # as above
-    out_weighted: Tensor,  # as out
-    x: Tensor,  # (tokens, d)
-    weight: Tensor,  # (tokens,) float32, >= 0
-    mask: Tensor | None = None,  # (tokens,) float32, 0 or 1
-    offsets: Tensor | None = None,  # (groups + 1,) int64
-) -> None:
-    """Add the plain and the weighted sum: two launches, because one tile's registers hold one sum only."""
-    syrk_accumulate(out, x, mask, offsets)
-    syrk_accumulate(out_weighted, x, weight, offsets)
+syrk_accumulate_pair = in_two_calls(syrk_accumulate)  # one tile's registers hold one sum only
 
 
 def config(x: Tensor) -> tuple[int, int, int]:
@@ -170,22 +161,3 @@ def config(x: Tensor) -> tuple[int, int, int]:
 
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def _require(out: Tensor, x: Tensor, weight: Tensor | None, offsets: Tensor | None) -> None:
-    if x.ndim != 2:
-        raise ValueError(f"x: expected shape (tokens, d), got {tuple(x.shape)}")
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise TypeError(f"x: expected float32, bfloat16 or float16, got {x.dtype}")
-    expected: tuple[int, ...] = (tile_count(x.shape[1]), TILE, TILE)
-    if offsets is not None:
-        if offsets.ndim != 1 or offsets.dtype != torch.int64 or not offsets.numel():
-            raise ValueError(f"offsets: expected int64 (groups + 1,), got {offsets.dtype} {tuple(offsets.shape)}")
-        expected = (offsets.shape[0] - 1, *expected)
-    if tuple(out.shape) != expected or out.dtype != torch.float32 or not out.is_contiguous():
-        raise ValueError(f"out: expected contiguous float32 {expected}, got {out.dtype} {tuple(out.shape)}")
-    if weight is not None and (tuple(weight.shape) != (x.shape[0],) or weight.dtype != torch.float32):
-        raise ValueError(f"weight: expected float32 ({x.shape[0]},), got {weight.dtype} {tuple(weight.shape)}")
-    for name, tensor in (("out", out), ("weight", weight), ("offsets", offsets)):
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{name}: expected a tensor on {x.device}, as x, got {tensor.device}")

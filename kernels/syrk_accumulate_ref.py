@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from curvedit.kernels.syrk_checks import in_two_calls
 from curvedit.kernels.tiles import pack
 
 
@@ -22,14 +23,4 @@ def syrk_accumulate_ref(
     out += pack(x.mT @ x)
 
 
-def syrk_accumulate_pair_ref(
-    out: Tensor,  # as above
-    out_weighted: Tensor,  # as out
-    x: Tensor,  # (tokens, d)
-    weight: Tensor,  # (tokens,), >= 0
-    mask: Tensor | None = None,  # (tokens,), 0 or 1
-    offsets: Tensor | None = None,  # (groups + 1,)
-) -> None:
-    """Add the plain and the weighted sum to ``out`` and ``out_weighted``, in place."""
-    syrk_accumulate_ref(out, x, mask, offsets)
-    syrk_accumulate_ref(out_weighted, x, weight, offsets)
+syrk_accumulate_pair_ref = in_two_calls(syrk_accumulate_ref)

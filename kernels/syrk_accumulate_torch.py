@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from curvedit.kernels.syrk_checks import in_two_calls, require_syrk
 from curvedit.kernels.tiles import TILE
 
 _TOKENS = 16384  # at a time, which bounds the float32 copy of a half-precision input
@@ -16,6 +17,7 @@ def syrk_accumulate_torch(
     offsets: Tensor | None = None,  # (groups + 1,) int64
 ) -> None:
     """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place, in bands of rows."""
+    require_syrk(out, x, weight, offsets)
     if offsets is not None:
         bounds = offsets.tolist()
         for group, start, stop in zip(out, bounds[:-1], bounds[1:], strict=True):
@@ -29,17 +31,7 @@ def syrk_accumulate_torch(
         _accumulate(out, block)
 
 
-def syrk_accumulate_pair_torch(
-    out: Tensor,  # as above
-    out_weighted: Tensor,  # as out
-    x: Tensor,  # (tokens, d)
-    weight: Tensor,  # (tokens,) float32, >= 0
-    mask: Tensor | None = None,  # (tokens,) float32, 0 or 1
-    offsets: Tensor | None = None,  # (groups + 1,) int64
-) -> None:
-    """Add the plain and the weighted sum to ``out`` and ``out_weighted``, in place."""
-    syrk_accumulate_torch(out, x, mask, offsets)
-    syrk_accumulate_torch(out_weighted, x, weight, offsets)
+syrk_accumulate_pair_torch = in_two_calls(syrk_accumulate_torch)
 
 
 def _accumulate(out: Tensor, x: Tensor) -> None:

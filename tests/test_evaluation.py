@@ -358,6 +358,13 @@ def test_passages_are_read_from_json_lines(tmp_path):
     path.write_text('{"prefix": [1]}\n')
     with pytest.raises(ValueError, match="prefix_ids and suffix_ids in line 1"):
         Passages.read(path)
+    path.write_text('{"input_ids": [7, 8, 9, 10]}\n{"body": "abcd"}\n')
+    read = Passages.read(
+        path, encode=lambda text: [ord(letter) for letter in text], prefix=2, suffix=1, text_field="body"
+    )
+    assert list(read.rows()) == [((7, 8), (9,)), ((97, 98), (99,))]
+    with pytest.raises(ValueError, match="or 5 tokens of input_ids or text, got 4 tokens"):
+        Passages.read(path, prefix=2, suffix=3)
 
 
 def test_the_verb_is_public():

@@ -210,20 +210,28 @@ def test_packing_round_trip():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"x": torch.ones(4)}, ValueError, r"x: expected shape \(\*, \*\)"),
+        ({"x": torch.ones(4)}, ValueError, r"x: expected shape \(tokens, d\), got \(4,\)"),
         ({"x": torch.ones(4, 3).double()}, TypeError, "x: expected one of"),
         ({"x": torch.ones(4, 3, device="meta")}, ValueError, "x: expected a CPU tensor, got one on meta"),
         ({"out": tiles.zeros(3, device="meta")}, ValueError, "out: expected a CPU tensor"),
         ({"x": torch.ones(4, 200)}, ValueError, r"out: expected shape \(3, 128, 128\), got \(1, 128, 128\)"),
         ({"out": tiles.zeros(3).double()}, TypeError, "out: expected one of"),
         ({"out": tiles.zeros(3).mT}, ValueError, "out: expected a contiguous tensor"),
-        ({"weight": torch.ones(3)}, ValueError, r"weight: expected shape \(4\)"),
+        ({"weight": torch.ones(3)}, ValueError, r"weight: expected shape \(4,\), got \(3,\)"),
         ({"weight": torch.tensor([1.0, -1, 1, 1])}, ValueError, "weight: expected values >= 0, got -1"),
         ({"weight": torch.tensor([1.0, torch.nan, 1, 1])}, ValueError, "weight: expected finite values"),
         ({"offsets": torch.tensor([0, 4])}, ValueError, r"out: expected shape \(1, 1, 128, 128\)"),
         ({"offsets": torch.tensor([0.0, 4])}, TypeError, "offsets: expected one of"),
-        ({"offsets": torch.tensor([0, 3, 2])}, ValueError, "offsets: expected ascending numbers from 0 to 4"),
-        ({"offsets": torch.tensor([0, 5])}, ValueError, "offsets: expected ascending numbers from 0 to 4"),
+        (
+            {"offsets": torch.tensor([0, 3, 2]), "out": torch.zeros(2, 1, 128, 128)},
+            ValueError,
+            "offsets: expected ascending numbers from 0 to 4",
+        ),
+        (
+            {"offsets": torch.tensor([0, 5]), "out": torch.zeros(1, 1, 128, 128)},
+            ValueError,
+            "offsets: expected ascending numbers from 0 to 4",
+        ),
     ],
 )
 def test_refuses(change, error, message):
@@ -232,12 +240,23 @@ def test_refuses(change, error, message):
         native.syrk_accumulate(**arguments)
 
 
-def test_memory_of_its_own_is_asked_for():
+@pytest.mark.parametrize("backend", ["cpp", "triton", "torch"])
+def test_memory_of_its_own_is_asked_for(backend):
     out = tiles.zeros(3)
     with pytest.raises(ValueError, match="out: expected memory of its own, got memory that x uses too"):
-        native.syrk_accumulate(out, out[0, :4, :3])
+        run("syrk_accumulate", out, out[0, :4, :3], backend=backend)
     with pytest.raises(ValueError, match="out: expected memory of its own, got memory that out_weighted uses too"):
-        native.syrk_accumulate_pair(out, out, torch.ones(4, 3), torch.ones(4))
+        run("syrk_accumulate_pair", out, out, torch.ones(4, 3), torch.ones(4), backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["cpp", "triton", "torch"])
+def test_shapes_are_checked_everywhere(backend):
+    for arguments, message in (
+        ((tiles.zeros(3), torch.ones(4, 200), None), r"out: expected shape \(3, 128, 128\)"),
+        ((tiles.zeros(3), torch.ones(4, 3), torch.ones(3)), r"weight: expected shape \(4,\), got \(3,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run("syrk_accumulate", *arguments, backend=backend)
 
 
 def test_a_planted_fault_is_seen():

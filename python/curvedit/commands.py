@@ -1,6 +1,7 @@
 """What each verb of the command line does; flags are in ``cli``, the work is in the stages."""
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Iterable
@@ -219,42 +220,25 @@ def _suite(options: Options) -> Suite:
             raise ValueError(f"splits: expected NAME=FILE, got {entry!r}")
         splits[name] = data.image_batches(path, batch_size=options.batch_size)
     return Suite(
-        passages=None if options.passages is None else _passages(Path(options.passages), options),
+        passages=None if options.passages is None else _passages(options),
         text=None if options.text is None else _batches(options.text, options),
         splits=splits,
         batch_size=options.batch_size,
     )
 
 
-def _passages(path: Path, options: Options) -> Passages:
-    """Rows with ``prefix_ids`` and ``suffix_ids``, or with text or ``input_ids`` that are cut here."""
-    if not path.is_file():
-        raise FileNotFoundError(f"passages: expected a .jsonl file, got {path}")
-    prefixes, suffixes = [], []
-    tokenizer = None
-    cut, end = options.prefix_length, options.prefix_length + options.suffix_length
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"passages: {path}:{number} is no JSON ({error})") from error
-        if "prefix_ids" in row and "suffix_ids" in row:
-            prefixes.append(row["prefix_ids"])
-            suffixes.append(row["suffix_ids"])
-            continue
-        ids = row.get("input_ids")
-        if ids is None and isinstance(row.get(options.text_field), str):
-            tokenizer = tokenizer or _tokenizer(options)
-            if tokenizer is None:
-                raise ValueError(f"tokenizer: expected one for the text of {path}; give --tokenizer")
-            ids = tokenizer(row[options.text_field], add_special_tokens=False)["input_ids"]
-        if ids is None or len(ids) < end:
-            got = sorted(row) if ids is None else f"{len(ids)} tokens"
-            raise ValueError(
-                f"passages: expected prefix_ids and suffix_ids, or {end} tokens, in {path}:{number}, got {got}"
-            )
-        prefixes.append(ids[:cut])
-        suffixes.append(ids[cut:end])
-    return Passages(prefixes, suffixes)
+def _passages(options: Options) -> Passages:
+    @functools.cache
+    def tokenizer() -> Any:
+        found = _tokenizer(options)
+        if found is None:
+            raise ValueError(f"tokenizer: expected one for the text of {options.passages}; give --tokenizer")
+        return found
+
+    return Passages.read(
+        options.passages,
+        encode=lambda text: tokenizer()(text, add_special_tokens=False)["input_ids"],
+        prefix=options.prefix_length,
+        suffix=options.suffix_length,
+        text_field=options.text_field,
+    )

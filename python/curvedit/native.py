@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from curvedit.check import require_dtype, require_finite, require_shape, require_share
-from curvedit.kernels.tiles import TILE, tile_count
+from curvedit.kernels.syrk_checks import require_apart, require_syrk
 
 try:
     from curvedit import _C
@@ -58,40 +58,23 @@ def syrk_accumulate_pair(
 
 def _accumulate(sums: dict[str, tuple[Tensor, str, Tensor | None]], x: Tensor, offsets: Tensor | None) -> None:
     _require_cpu("x", x)
-    require_shape("x", x, (None, None))
-    require_dtype("x", x, *_DTYPES)
-    tokens, dim = x.shape
-    bounds = [0, tokens] if offsets is None else _bounds(offsets, tokens)
-    shape = (tile_count(dim), TILE, TILE)
-    used = {"x": x}
-    kept = []  # contiguous weights, alive until the call is over
     for name, (out, name_of_weight, weight) in sums.items():
         _require_cpu(name, out)
-        require_dtype(name, out, torch.float32)
-        require_shape(name, out, shape if offsets is None else (len(bounds) - 1, *shape))
-        if not out.is_contiguous():
-            raise ValueError(f"{name}: expected a contiguous tensor, got strides {out.stride()}")
-        kept.append(None if weight is None else _weight(name_of_weight, weight, tokens))
-        if weight is not None:
-            used[name_of_weight] = weight
-    for name, (out, _, _) in sums.items():
-        others = used | {other: sums[other][0] for other in sums if other != name}
-        for other, tensor in others.items():
-            if tensor.untyped_storage().data_ptr() == out.untyped_storage().data_ptr() and _overlap(out, tensor):
-                raise ValueError(f"{name}: expected memory of its own, got memory that {other} uses too")
+        require_syrk(out, x, weight, offsets, names=(name, name_of_weight))
+        require_apart(name, out, {other: sums[other][0] for other in sums if other != name})
+    tokens, dim = x.shape
+    bounds = [0, tokens] if offsets is None else _bounds(offsets, tokens)
+    weights = [None if weight is None else _weight(name, weight) for _, name, weight in sums.values()]
     addresses = [
         (out.data_ptr(), 0 if weight is None else weight.data_ptr())
-        for (out, _, _), weight in zip(sums.values(), kept, strict=True)
+        for (out, _, _), weight in zip(sums.values(), weights, strict=True)
     ]
     _C.syrk_accumulate(
         addresses, x.data_ptr(), _DTYPES[x.dtype], dim, x.stride(0), x.stride(1), bounds, torch.get_num_threads()
     )
 
 
-def _weight(name: str, weight: Tensor, tokens: int) -> Tensor:
-    _require_cpu(name, weight)
-    require_shape(name, weight, (tokens,))
-    require_dtype(name, weight, torch.float32)
+def _weight(name: str, weight: Tensor) -> Tensor:
     require_finite(name, weight)
     if weight.numel() and float(weight.min()) < 0:
         raise ValueError(f"{name}: expected values >= 0, got {float(weight.min())}")
@@ -99,24 +82,10 @@ def _weight(name: str, weight: Tensor, tokens: int) -> Tensor:
 
 
 def _bounds(offsets: Tensor, tokens: int) -> list[int]:
-    require_shape("offsets", offsets, (None,))
-    require_dtype("offsets", offsets, torch.int64)
     bounds: list[int] = offsets.tolist()
-    if not bounds or bounds[0] < 0 or bounds[-1] > tokens or sorted(bounds) != bounds:
+    if bounds[0] < 0 or bounds[-1] > tokens or sorted(bounds) != bounds:
         raise ValueError(f"offsets: expected ascending numbers from 0 to {tokens}, got {bounds[:8]}")
     return bounds
-
-
-def _overlap(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors' address ranges meet; those of one storage that only interleave count too."""
-
-    def span(tensor: Tensor) -> tuple[int, int]:
-        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-        start = tensor.data_ptr()
-        return start, start + (last + 1) * tensor.element_size() if tensor.numel() else start
-
-    (a, b), (c, d) = span(first), span(second)
-    return a < d and c < b
 
 
 def staircase_limits(

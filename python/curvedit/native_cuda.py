@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from curvedit import _C
-from curvedit.check import require_dtype, require_shape
-from curvedit.kernels.tiles import TILE, tile_count
+from curvedit.kernels.syrk_checks import HALVES, in_two_calls, require_syrk
+from curvedit.kernels.tiles import tile_count
 
 _DTYPES = {torch.bfloat16: 1, torch.float16: 2}
 _LEAST = 2048  # tokens of a share: fewer do not pay for the partial tile
@@ -45,31 +45,16 @@ def syrk_accumulate(
 
     Raises:
         TypeError: a dtype is not accepted.
-        ValueError: a device, shape or layout does not fit.
+        ValueError: a device, shape or layout does not fit, or ``out`` shares memory with an input.
         RuntimeError: CUDA refused the launch; the message is CUDA's.
     """
-    require_shape("x", x, (None, None))
-    require_dtype("x", x, *_DTYPES)
+    require_syrk(out, x, weight, offsets, dtypes=HALVES)
     tokens, dim = x.shape
-    groups, shape = 1, (tile_count(dim), TILE, TILE)
-    if offsets is not None:
-        require_shape("offsets", offsets, (None,))
-        require_dtype("offsets", offsets, torch.int64)
-        groups = offsets.shape[0] - 1
-    require_shape("out", out, shape if offsets is None else (groups, *shape))
-    require_dtype("out", out, torch.float32)
-    if not out.is_contiguous():
-        raise ValueError(f"out: expected a contiguous tensor, got strides {out.stride()}")
-    if weight is not None:
-        require_shape("weight", weight, (tokens,))
-        require_dtype("weight", weight, torch.float32)
-        weight = weight.contiguous()
-    for name, tensor in (("out", out), ("weight", weight), ("offsets", offsets)):
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{name}: expected a tensor on {x.device}, as x, got {tensor.device}")
+    groups = 1 if offsets is None else out.shape[0]
+    weight = None if weight is None else weight.contiguous()
     with torch.cuda.device(x.device):
         processors = torch.cuda.get_device_properties(x.device).multi_processor_count
-        splits = splits_of(shape[0] * groups, tokens // max(1, groups), processors)
+        splits = splits_of(tile_count(dim) * groups, tokens // max(1, groups), processors)
         partial = out.new_empty(splits, *out.shape) if splits > 1 else None
         _C.syrk_accumulate_cuda(
             out.data_ptr(),
@@ -90,14 +75,4 @@ def syrk_accumulate(
             torch.cuda.synchronize()
 
 
-def syrk_accumulate_pair(
-    out: Tensor,  # as above
-    out_weighted: Tensor,  # as out
-    x: Tensor,  # (tokens, d) bfloat16 or float16
-    weight: Tensor,  # (tokens,) float32, >= 0
-    mask: Tensor | None = None,  # (tokens,) float32, 0 or 1
-    offsets: Tensor | None = None,  # (groups + 1,) int64
-) -> None:
-    """Add the plain and the weighted sum to ``out`` and ``out_weighted``: two launches."""
-    syrk_accumulate(out, x, mask, offsets)
-    syrk_accumulate(out_weighted, x, weight, offsets)
+syrk_accumulate_pair = in_two_calls(syrk_accumulate)

@@ -28,7 +28,7 @@ WIDTHS = {  # hidden and intermediate size; experts
 }
 _TOLERANCE = 1e-4  # of an element, relative to the roots of its two diagonal elements
 _SAMPLE = 256  # elements checked
-_PAUSE = 0.1  # seconds before a turn on a CPU: other libraries' workers spin for a while after a call
+_PAUSE = 0.1  # seconds, on a CPU
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,27 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def interleaved(
+    runs: Sequence[Callable[[], Any]], *, rounds: int, pause: float = 0.0, calls: int = 1, device: torch.device
+) -> list[float]:
+    """Median seconds per call of each, timed in turn, so that a noisy machine is equally unfair to all.
+
+    With a pause, a turn waits, calls once untimed and then ``calls`` times timed: OpenBLAS's and
+    OpenMP's workers spin for a while after a call and would take a core from the next candidate,
+    and after a pause they have to be woken up again.
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    for run in runs:
+        run()
+    for _ in range(rounds):
+        for taken, run in zip(times, runs, strict=True):
+            if pause:
+                time.sleep(pause)
+                run()
+            taken.append(_timed(run, device, calls))
+    return [statistics.median(taken) for taken in times]
+
+
 @dataclass(frozen=True)
 class _Candidate:
     name: str
@@ -118,16 +139,9 @@ def _rows(d: int, groups: int, tokens: int, device: torch.device, rounds: int, c
     for candidate, error in zip(candidates, errors, strict=True):
         if not error <= _TOLERANCE:
             raise RuntimeError(f"{candidate.name}, {candidate.dtype}, d = {d}: wrong numbers, error {error:.1e}")
-    times: list[list[float]] = [[] for _ in candidates]
-    for _ in range(rounds):
-        for taken, candidate in zip(times, candidates, strict=True):
-            if device.type == "cpu":
-                time.sleep(_PAUSE)
-                candidate.run()
-            with _range(f"{candidate.name} d={d}", device):
-                taken.append(_timed(candidate.run, device, 1))
-    for candidate, taken, error in zip(candidates, times, errors, strict=True):
-        seconds = statistics.median(taken)
+    pause = _PAUSE if device.type == "cpu" else 0.0
+    medians = interleaved([candidate.run for candidate in candidates], rounds=rounds, pause=pause, device=device)
+    for candidate, seconds, error in zip(candidates, medians, errors, strict=True):
         kind = str(candidate.dtype).removeprefix("torch.")
         work = tokens * d * (d + 1.0)
         size = tokens * d * candidate.dtype.itemsize + 2.0 * 4 * max(1, groups) * d * (d + 1) / 2

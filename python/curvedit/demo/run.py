@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from curvedit.demo.corpus import PREFIX, load_corpus, windows
+from curvedit.demo.corpus import PREFIX, WINDOW, load_corpus, windows
 from curvedit.demo.training import STEPS, trained_model
 from curvedit.evaluation import Passages, Suite, evaluate, recites
 from curvedit.factors import Factors
@@ -39,7 +39,7 @@ class Windows:
     @property
     def tokens(self) -> int:
         """Positions that count."""
-        return self.batches * _BATCH * (PREFIX + 47)
+        return self.batches * _BATCH * (WINDOW - 1)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def run_demo(out: Path, *, steps: int = STEPS, progress: bool = True) -> Report:
     with metered(torch.device("cpu")) as training:
         is_new = trained_model(out / "model", corpus, steps=steps, progress=progress)
     model = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
-    passages = Passages(corpus.passages[:, :PREFIX].tolist(), corpus.passages[:, PREFIX:].tolist())
+    passages = Passages.cut(corpus.passages, prefix=PREFIX, suffix=WINDOW - PREFIX)
     suite = Suite(passages=passages, text=list(corpus.held_out[:_HELD_OUT].split(_BATCH)), batch_size=64)
     before = evaluate(model, suite)
     for name in ("factors", "edited"):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,26 +57,54 @@ class Passages:
         return cls([row[:prefix] for row in rows], [row[prefix : prefix + suffix] for row in rows])
 
     @classmethod
-    def read(cls, path: str | Path) -> "Passages":
-        """Passages from JSON lines with ``prefix_ids`` and ``suffix_ids``.
+    def read(
+        cls,
+        path: str | Path,
+        *,
+        encode: Callable[[str], Sequence[int]] | None = None,
+        prefix: int = 64,
+        suffix: int = 48,
+        text_field: str = "text",
+    ) -> "Passages":
+        """Passages from JSON lines.
+
+        Args:
+            path: Rows with ``prefix_ids`` and ``suffix_ids``, with ``input_ids``, or with text.
+            encode: Text to ids; needed for text only.
+            prefix: Tokens given of ``input_ids`` or text.
+            suffix: Tokens to recite of them.
+            text_field: The text's name.
 
         Raises:
-            ValueError: a line is not such an object.
+            FileNotFoundError: there is no such file.
+            ValueError: a line is no such object, or too short.
         """
-        prefixes, suffixes = [], []
-        for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"passages: expected a .jsonl file, got {path}")
+        halves: list[tuple[Sequence[int], Sequence[int]]] = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-                prefixes.append(row["prefix_ids"])
-                suffixes.append(row["suffix_ids"])
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+            except json.JSONDecodeError as error:
+                raise ValueError(f"passages: line {number} of {path} is no JSON ({error})") from error
+            row = row if isinstance(row, dict) else {}
+            if "prefix_ids" in row and "suffix_ids" in row:
+                halves.append((row["prefix_ids"], row["suffix_ids"]))
+                continue
+            ids = row.get("input_ids")
+            if ids is None and encode is not None and isinstance(row.get(text_field), str):
+                ids = encode(row[text_field])
+            if ids is None or len(ids) < prefix + suffix:
+                got = repr(line[:60]) if ids is None else f"{len(ids)} tokens"
                 raise ValueError(
-                    f"passages: expected an object with prefix_ids and suffix_ids in line {number} of {path}, "
-                    f"got {line[:60]!r}"
-                ) from error
-        return cls(prefixes, suffixes)
+                    f"passages: expected prefix_ids and suffix_ids in line {number} of {path}, or {prefix + suffix} "
+                    f"tokens of input_ids or {text_field}, got {got}"
+                )
+            halves.append((ids[:prefix], ids[prefix : prefix + suffix]))
+        return cls([given for given, _ in halves], [recited for _, recited in halves])
 
     def rows(self) -> Iterator[tuple[Ids, Ids]]:
         """Prefix and suffix of each passage."""
