@@ -152,10 +152,10 @@ def _rows(d: int, groups: int, tokens: int, device: torch.device, rounds: int, c
             groups,
             kind,
             candidate.name,
-            round(1e3 * seconds, 4),
-            round(work / seconds / 1e12, 4),
-            round(size / seconds / 1e9, 2),
-            round(least / seconds, 4),
+            _significant(1e3 * seconds),
+            _significant(work / seconds / 1e12),
+            _significant(size / seconds / 1e9),
+            _significant(least / seconds),
             error,
         )
 
@@ -258,8 +258,8 @@ def _ceilings(device: torch.device) -> Ceilings:
             continue
         a = torch.randn(side, side, device=device).to(dtype)
         seconds = _best(partial(torch.mm, a, a, out=torch.empty_like(a)), device)
-        rates[name] = round(2.0 * side**3 / seconds / 1e12, 4)
-    return Ceilings(round(rate, 2), rates)
+        rates[name] = _significant(2.0 * side**3 / seconds / 1e12)
+    return Ceilings(_significant(rate), rates)
 
 
 def _best(run: Callable[[], Any], device: torch.device) -> float:
@@ -282,6 +282,11 @@ def _timed(run: Callable[[], Any], device: torch.device, times: int) -> float:
     for _ in range(times):
         run()
     return (time.perf_counter() - began) / times
+
+
+def _significant(value: float) -> float:
+    """Four digits, however small: a slow machine's rates are not rounded away."""
+    return float(f"{value:.4g}")
 
 
 @contextmanager
