@@ -2,7 +2,8 @@
 
 Half-precision products are exact in float32, so inputs go to the tensor cores as they are; float32
 inputs are multiplied in float32. Tensor cores truncate when they add, so the registers are flushed
-into the float32 tile at least every 16k tokens.
+into the float32 tile at least every 16k tokens. Where tiles are too few to fill the device, several
+programs share a tile's tokens; their parts are added in a fixed order afterwards.
 """
 
 import os
@@ -13,9 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from curvedit.kernels.syrk_checks import in_two_calls, require_syrk
-from curvedit.kernels.tiles import TILE, tile_count
+from curvedit.kernels.tiles import TILE, shares_of, tile_count
 
 FLUSH = 16384  # tokens per launch
+_BLOCK = 1024  # elements of a program that adds parts
 _GROUP = 8  # tile rows that are walked together, so that their columns of x stay in the L2 cache
 
 # (tokens per step, warps, pipeline stages) by compute capability and input: half precision, float32
@@ -30,17 +32,18 @@ CONFIGS = {
 
 @triton.jit
 def syrk_accumulate_kernel(
-    out,  # (tiles, 128, 128) float32
+    out,  # (groups, tiles, 128, 128) float32; with SPLIT a part per share, overwritten: (shares, groups, …)
     x,  # (tokens, dim)
     weight,  # (tokens,) float32, or x itself where unused
     offsets,  # (groups + 1,) int64, or x itself where unused
     tokens,
-    past,  # tokens of every group that earlier launches took
+    past,  # tokens of every share that earlier launches took
     dim,
     token_stride,
     dim_stride,
     WEIGHTED: tl.constexpr,
     GROUPED: tl.constexpr,
+    SPLIT: tl.constexpr,
     UPCAST: tl.constexpr,  # multiply in float32: for the interpreter, whose bfloat16 products are wrong
     TILE: tl.constexpr,
     GROUP: tl.constexpr,
@@ -53,6 +56,10 @@ def syrk_accumulate_kernel(
     if GROUPED:
         first = tl.load(offsets + tl.program_id(1))
         last = tl.load(offsets + tl.program_id(1) + 1)
+    if SPLIT:
+        share = tl.cdiv(tl.cdiv(last - first, tl.num_programs(2)), STEP) * STEP
+        first += tl.program_id(2) * share
+        last = tl.minimum(last, first + share)
     first += past
     last = tl.minimum(last, first + FLUSH)
     rows = row * TILE + tl.arange(0, TILE)
@@ -77,9 +84,43 @@ def syrk_accumulate_kernel(
             right = tl.where(used, right.to(tl.float32) * root, 0.0).to(right.dtype)
         total = tl.dot(tl.trans(left), right, total, input_precision="ieee")
     index = row * (row + 1) // 2 + col
-    index = (index.to(tl.int64) + tl.program_id(1).to(tl.int64) * tl.num_programs(0)) * (TILE * TILE)
-    place = out + index + tl.arange(0, TILE)[:, None] * TILE + tl.arange(0, TILE)[None, :]
-    tl.store(place, tl.load(place) + total)
+    group = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    corner = out + (index + group * tl.num_programs(0)) * (TILE * TILE)
+    left, right = _halves(total, TILE, TILE)
+    _put(corner, left, SPLIT, TILE)
+    _put(corner + TILE // 2, right, SPLIT, TILE)
+
+
+@triton.jit
+def add_parts_kernel(
+    out,  # (size,) float32
+    parts,  # (shares, size) float32
+    size,
+    shares,
+    BLOCK: tl.constexpr,
+):
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.load(out + place, place < size)
+    part = parts + place
+    for _ in range(shares):
+        total += tl.load(part, place < size)
+        part += size
+    tl.store(out + place, total, place < size)
+
+
+@triton.jit
+def _halves(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The left and the right half of a tile's columns."""
+    return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def _put(corner, columns, OVERWRITE: tl.constexpr, TILE: tl.constexpr):
+    """Add half a tile in place: old values of a whole one would not fit beside the sum in registers."""
+    place = corner + tl.arange(0, TILE)[:, None] * TILE + tl.arange(0, TILE // 2)[None, :]
+    if not OVERWRITE:
+        columns += tl.load(place)
+    tl.store(place, columns)
 
 
 @triton.jit
@@ -120,9 +161,12 @@ def syrk_accumulate(
     require_syrk(out, x, weight, offsets)
     step, warps, stages = config(x)
     tiles, groups = tile_count(x.shape[1]), 1 if offsets is None else out.shape[0]
-    for past in range(0, x.shape[0] if groups else 0, FLUSH):
-        syrk_accumulate_kernel[(tiles, groups)](
-            out,
+    shares = shares_of(tiles * groups, x.shape[0] // max(1, groups), _processors(x.device))
+    parts = out.new_empty(shares, *out.shape) if shares > 1 else None
+    longest = triton.cdiv(triton.cdiv(x.shape[0], shares), step) * step
+    for past in range(0, longest if out.numel() else 0, FLUSH):
+        syrk_accumulate_kernel[(tiles, groups, shares)](
+            out if parts is None else parts,
             x,
             x if weight is None else weight,
             x if offsets is None else offsets,
@@ -133,6 +177,7 @@ def syrk_accumulate(
             x.stride(1),
             WEIGHTED=weight is not None,
             GROUPED=offsets is not None,
+            SPLIT=parts is not None,
             UPCAST=_interpreted() and x.dtype != torch.float32,
             TILE=TILE,
             GROUP=_GROUP,
@@ -141,6 +186,8 @@ def syrk_accumulate(
             num_warps=warps,
             num_stages=stages,
         )
+        if parts is not None:
+            add_parts_kernel[(triton.cdiv(out.numel(), _BLOCK),)](out, parts, out.numel(), shares, BLOCK=_BLOCK)
 
 
 syrk_accumulate_pair = in_two_calls(syrk_accumulate)  # one tile's registers hold one sum only
@@ -157,6 +204,10 @@ def config(x: Tensor) -> tuple[int, int, int]:
             f"syrk_accumulate: no configuration for compute capability {major}.{minor}; has {sorted(CONFIGS)}"
         )
     return CONFIGS[10 * major + minor][kind]
+
+
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def _interpreted() -> bool:

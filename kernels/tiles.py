@@ -10,12 +10,18 @@ import torch
 from torch import Tensor
 
 TILE = 128
+_LEAST = 2048  # tokens of a share: fewer do not pay for the partial tile
 
 
 def tile_count(size: int) -> int:
     """Number of tiles that store a symmetric matrix of ``size`` rows."""
     side = -(-size // TILE)
     return side * (side + 1) // 2
+
+
+def shares_of(tiles: int, tokens: int, processors: int) -> int:
+    """Among how many programs the tokens of a tile are shared, so that few tiles still fill a device twice."""
+    return max(1, min(-(-2 * processors // max(1, tiles)), tokens // _LEAST, 16))
 
 
 def zeros(size: int, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Tensor:

@@ -28,17 +28,20 @@ def variants(architecture):
     """
     for dtype in ("bf16", "fp16", "fp32"):
         step, warps, stages = syrk.CONFIGS[architecture]["float32" if dtype == "fp32" else "half"]
-        for what in ("", "weighted", "weighted grouped", "weighted grouped odd"):
+        for what in ("", "split", "weighted", "weighted grouped", "weighted grouped odd", "weighted grouped split odd"):
             weighted, grouped, odd = "weighted" in what, "grouped" in what, "odd" in what
             types = {"out": "*fp32", "x": f"*{dtype}", "weight": "*fp32" if weighted else f"*{dtype}"}
             types |= {"offsets": "*i64" if grouped else f"*{dtype}", "tokens": "i32", "past": "i32"}
             types |= {"dim": "i32", "token_stride": "i64"}
-            constants = {"dim_stride": 1, "WEIGHTED": weighted, "GROUPED": grouped, "UPCAST": False}
+            constants = {"dim_stride": 1, "WEIGHTED": weighted, "GROUPED": grouped, "SPLIT": "split" in what}
+            constants |= {"UPCAST": False}
             constants |= {"TILE": syrk.TILE, "GROUP": syrk._GROUP, "STEP": step, "FLUSH": syrk.FLUSH}
             name = f"syrk_accumulate {dtype} {what}".strip()
             options = {"num_warps": warps, "num_stages": stages}
             unaligned = ("tokens", "past", "dim", "token_stride") if odd else ("tokens", "past")
             yield name, syrk.syrk_accumulate_kernel, types, constants, unaligned, options
+    types = {"out": "*fp32", "parts": "*fp32", "size": "i64", "shares": "i32"}
+    yield "syrk_accumulate parts", syrk.add_parts_kernel, types, {"BLOCK": syrk._BLOCK}, ("shares",), {}
     for into, odd in ((False, False), (True, False), (False, True), (True, True)):
         types = dict.fromkeys(("out", "left", "right"), "*fp32") | {"limits": "*i32"}
         types |= dict.fromkeys(("rows", "columns", "depth"), "i32")

@@ -149,6 +149,22 @@ def test_groups_have_sums_of_their_own(backend, weighted):
         assert torch.equal(tiles.unpack(placed[0][g].cpu(), 130).double(), expected)
 
 
+@pytest.mark.parametrize("offsets", [None, OFFSETS], ids=["together", "in groups"])
+@pytest.mark.parametrize("processors", [1, 16])
+def test_triton_shares_and_flushes_tokens(offsets, processors, monkeypatch):
+    triton_kernel = pytest.importorskip("curvedit.kernels.syrk_accumulate")
+    monkeypatch.setattr(triton_kernel, "_processors", lambda _: processors)
+    monkeypatch.setattr(triton_kernel, "FLUSH", 16)
+    monkeypatch.setattr(tiles, "_LEAST", 4)
+    x, weight = integers(45, 130), integers(45, seed=2).abs().square()
+    out = torch.ones(tiles.zeros(130).shape if offsets is None else (4, *tiles.zeros(130).shape))
+    expected = out.clone()
+    _, (got, *_) = run("syrk_accumulate", out, x, weight, offsets, backend="triton", device=DEVICE)
+    ops.call("syrk_accumulate", expected, x, weight, offsets, backend="reference")
+    for one, other in zip(got.cpu().view(-1, 3, 128, 128), expected.view(-1, 3, 128, 128), strict=True):
+        assert torch.equal(tiles.unpack(one, 130), tiles.unpack(other, 130))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @dtyped
 @pytest.mark.parametrize("offsets", [None, OFFSETS], ids=["together", "in groups"])
