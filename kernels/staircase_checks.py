@@ -1,19 +1,37 @@
-"""What every implementation of ``staircase_project`` checks before any work."""
+"""What every implementation of the projections checks before any work."""
 
 from torch import Tensor
 
 
-def require_staircase(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> None:
-    """Raise ``ValueError`` unless the bases fit the weight and the limits are a staircase in it."""
-    if w.ndim != 2:
-        raise ValueError(f"w: expected shape (d_out, d_in), got {tuple(w.shape)}")
-    rows, columns = w.shape
+def require_bases(w: Tensor, u_out: Tensor, u_in: Tensor) -> None:
+    """Raise ``ValueError`` unless the bases fit the weight, or every weight of a batch."""
+    if w.ndim not in (2, 3):
+        raise ValueError(f"w: expected shape (d_out, d_in) or (batch, d_out, d_in), got {tuple(w.shape)}")
+    *batch, rows, columns = w.shape
     for name, basis, size in (("u_out", u_out, rows), ("u_in", u_in, columns)):
-        if tuple(basis.shape) != (size, size):
-            raise ValueError(f"{name}: expected shape ({size}, {size}), got {tuple(basis.shape)}")
+        if tuple(basis.shape) != (*batch, size, size):
+            raise ValueError(f"{name}: expected shape {(*batch, size, size)}, got {tuple(basis.shape)}")
         if basis.device != w.device:
             raise ValueError(f"{name}: expected a tensor on {w.device}, as w, got {basis.device}")
-    if tuple(limits.shape) != (rows,) or limits.is_floating_point():
-        raise ValueError(f"limits: expected ({rows},) integers, got {tuple(limits.shape)} {limits.dtype}")
-    if rows and (int(limits.min()) < 0 or int(limits.max()) > columns or bool((limits.diff() > 0).any())):
-        raise ValueError(f"limits: expected non-increasing numbers in [0, {columns}], got {limits[:8].tolist()}…")
+    if u_out.dtype != u_in.dtype:
+        raise ValueError(f"u_in: expected dtype {u_out.dtype}, as u_out, got {u_in.dtype}")
+
+
+def require_staircase(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> None:
+    """Raise ``ValueError`` unless the bases fit and the limits are a staircase in each weight."""
+    require_bases(w, u_out, u_in)
+    *batch, rows, columns = w.shape
+    if tuple(limits.shape) != (*batch, rows) or limits.is_floating_point():
+        raise ValueError(f"limits: expected {(*batch, rows)} integers, got {tuple(limits.shape)} {limits.dtype}")
+    if limits.numel() and (int(limits.min()) < 0 or int(limits.max()) > columns or bool((limits.diff() > 0).any())):
+        raise ValueError(f"limits: expected non-increasing numbers in [0, {columns}], got {limits[..., :8].tolist()}…")
+
+
+def require_mask(w: Tensor, u_out: Tensor, u_in: Tensor, mask: Tensor) -> None:
+    """Raise ``ValueError`` unless the bases fit and the mask has a bit for each component."""
+    require_bases(w, u_out, u_in)
+    if w.ndim != 2:
+        raise ValueError(f"w: expected shape (d_out, d_in), got {tuple(w.shape)}")
+    expected = (w.shape[0], -(-w.shape[1] // 8))
+    if tuple(mask.shape) != expected or str(mask.dtype) != "torch.uint8":
+        raise ValueError(f"mask: expected {expected} uint8, got {tuple(mask.shape)} {mask.dtype}")

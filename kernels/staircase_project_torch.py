@@ -1,107 +1,171 @@
-"""``staircase_project`` by torch's own products, leaving out what lies outside the staircase.
+"""``staircase_project`` by torch's own products, in the order of the cheapest plan.
 
-Per direction a dense rotation costs ``2 m n (m + n)``. Here the staircase is cut at a row ``s`` into
-a wide part (rows up to ``s``) that is reached through the first ``s`` output eigenvectors, and a
-narrow part (the rows below, at most ``c`` columns wide) reached through the first ``c`` input
-eigenvectors. Inside each part a band of rows is contracted only over the columns it keeps. When
-more than half of the components are kept, the complement, also a staircase, is removed instead.
+Beside the result there is only a chunk's worth of lines: an eighth of them at most.
 """
+
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from curvedit.kernels.staircase_checks import require_staircase
+from curvedit.kernels.staircase_checks import require_mask, require_staircase
+from curvedit.kernels.staircase_plan import Band, Part, Plan, plan
 
-_BANDS = 24  # a band is a few percent of the rows: fewer waste work at its edge, more waste calls
-_LEAST = 32
+_STRIP = 512  # rows that a mask is applied to, or a half-precision weight converted, at once; or an eighth of all
 
 
 def staircase_project_torch(
-    w: Tensor,  # (d_out, d_in), any floating dtype
-    u_out: Tensor,  # (d_out, d_out) float32
-    u_in: Tensor,  # (d_in, d_in) float32
-    limits: Tensor,  # (d_out,) int, non-increasing
+    w: Tensor,  # (d_out, d_in) or (batch, d_out, d_in), any floating dtype
+    u_out: Tensor,  # (…, d_out, d_out)
+    u_in: Tensor,  # (…, d_in, d_in)
+    limits: Tensor,  # (…, d_out) int, non-increasing
 ) -> Tensor:
-    """``U_G ((U_G^T W U_A) * M) U_A^T`` in the bases' dtype: (d_out, d_in).
+    """``U_G ((U_G^T W U_A) * M) U_A^T`` with ``M_ij = 1`` where ``j < limits[i]``, in the bases' dtype.
 
     Raises:
         ValueError: shapes do not fit, or the limits are no staircase.
     """
     require_staircase(w, u_out, u_in, limits)
-    w = w.to(u_out.dtype)
-    rows = limits.long().cpu()
-    kept = int(rows.sum())
-    if kept == w.numel():
-        return w.clone()
-    if 2 * kept <= w.numel():
-        return _project(w, u_out, u_in, rows.tolist())
-    removed = (w.shape[1] - rows).flip(0).tolist()
-    return w - _project(w, u_out.flip(1), u_in.flip(1), removed)
+    if w.ndim == 3:
+        return _stacked(_project, w, u_out, u_in, limits)
+    return _project(w, u_out, u_in, limits)
 
 
-def _project(w: Tensor, u_out: Tensor, u_in: Tensor, limits: list[int]) -> Tensor:
-    bands = _bands(limits)
-    split, _ = best_split(bands, *w.shape)
-    wide, narrow = bands[:split], bands[split:]
-    result = torch.zeros_like(w)
-    if wide:
-        _through_output(result, w, u_out, u_in, wide)
-    if narrow:
-        _through_input(result, w, u_out, u_in, narrow)
+def staircase_rotate_torch(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+    """The forward half, ``(U_G^T W U_A) * M``: for several staircases inside of ``limits``.
+
+    Shapes and errors are those of ``staircase_project``.
+    """
+    require_staircase(w, u_out, u_in, limits)
+    if w.ndim == 3:
+        return _stacked(_rotate, w, u_out, u_in, limits)
+    return _rotate(w, u_out, u_in, limits)
+
+
+def staircase_restore_torch(components: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+    """The back half, ``U_G (C * M) U_A^T``, of components that hold everything inside of ``limits``.
+
+    Shapes and errors are those of ``staircase_project``.
+    """
+    require_staircase(components, u_out, u_in, limits)
+    if components.ndim == 3:
+        return _stacked(_restore, components, u_out, u_in, limits)
+    return _restore(components, u_out, u_in, limits)
+
+
+def masked_project_torch(
+    w: Tensor,  # (d_out, d_in), any floating dtype
+    u_out: Tensor,  # (d_out, d_out)
+    u_in: Tensor,  # (d_in, d_in)
+    mask: Tensor,  # (d_out, ceil(d_in / 8)) uint8, as numpy.packbits packs rows
+) -> Tensor:
+    """``U_G ((U_G^T W U_A) * M) U_A^T`` for any set of components, in the bases' dtype: (d_out, d_in).
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    require_mask(w, u_out, u_in, mask)
+    result = torch.zeros_like(w, dtype=u_out.dtype)
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=w.device)
+    for rows in _strips(w.shape[0]):
+        basis = u_out[:, rows]
+        rotated = _times(basis.mT, w)
+        bits = mask[rows, :, None] >> shifts & 1
+        kept = (rotated @ u_in).mul_(bits.flatten(1)[:, : w.shape[1]])
+        result.addmm_(basis, torch.mm(kept, u_in.mT, out=rotated))
     return result
 
 
-Band = tuple[int, int, list[int]]  # first row, last row + 1, limits of its rows; all keep something
+def _stacked(one: Callable[..., Tensor], w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+    result = torch.empty_like(w, dtype=u_out.dtype)
+    for index, target in enumerate(result):
+        target.copy_(one(w[index], u_out[index], u_in[index], limits[index]))
+    return result
 
 
-def _bands(limits: list[int]) -> list[Band]:
-    """Neighbouring rows, a band at a time, without the rows that keep nothing."""
-    used = sum(limit > 0 for limit in limits)
-    height = max(_LEAST, -(-used // _BANDS))
-    return [(top, min(top + height, used), limits[top : min(top + height, used)]) for top in range(0, used, height)]
+def _project(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+    todo = _plan(limits, w)
+    sign, is_first = (-1, False) if todo.is_complement else (1, True)
+    result = w.to(u_out.dtype, copy=True) if todo.is_complement else torch.empty_like(w, dtype=u_out.dtype)
+    for part, chunk, source, u, v, out in _chunks(todo, w, u_out, u_in, result):
+        basis = u[:, _all(chunk)]
+        lines = _times(basis.mT, source)
+        for band in chunk:
+            own, columns = lines[_of(band, chunk)], v[:, band.low : band.high]
+            torch.mm(_cut(own @ columns, band, part), columns.mT, out=own)
+        out.addmm_(basis, lines, beta=0 if is_first else 1, alpha=sign)
+        is_first = False
+    return result.zero_() if is_first else result
 
 
-def best_split(bands: list[Band], m: int, n: int) -> tuple[int, int]:
-    """How many bands to reach through the output basis, and the floating-point operations then.
-
-    Two directions; the rest goes through the input basis.
-    """
-    return min(((k, _cost(bands[:k], bands[k:], m, n)) for k in range(len(bands) + 1)), key=lambda found: found[1])
-
-
-def _cost(wide: list[Band], narrow: list[Band], m: int, n: int) -> int:
-    area = [sum((stop - start) * limits[0] for start, stop, limits in part) for part in (wide, narrow)]
-    through_output = 2 * m * n * wide[-1][1] + 2 * n * area[0] if wide else 0
-    through_input = 2 * m * n * narrow[0][2][0] + 2 * m * area[1] if narrow else 0
-    return 2 * (through_output + through_input)
+def _rotate(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+    components = torch.zeros_like(w, dtype=u_out.dtype)
+    for part, chunk, source, u, v, out in _chunks(_plan(limits, w, complement=False), w, u_out, u_in, components):
+        lines = _times(u[:, _all(chunk)].mT, source)
+        for band in chunk:
+            columns = slice(band.low, band.high)
+            out[band.start : band.stop, columns] += _cut(lines[_of(band, chunk)] @ v[:, columns], band, part)
+    return components
 
 
-def _through_output(result: Tensor, w: Tensor, u_out: Tensor, u_in: Tensor, bands: list[Band]) -> None:
-    """Rotate rows first, ``T = U_G^T W``; then a band needs only the columns it keeps."""
-    basis = u_out[:, : bands[-1][1]]
-    rotated = basis.mT @ w
-    for start, stop, limits in bands:
-        columns = u_in[:, : limits[0]]
-        kept = _cut(rotated[start:stop] @ columns, limits)
-        torch.mm(kept, columns.mT, out=rotated[start:stop])
-    result.addmm_(basis, rotated)
+def _restore(components: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+    result, todo = torch.zeros_like(components), _plan(limits, components, complement=False)
+    for part, chunk, source, u, v, out in _chunks(todo, components, u_out, u_in, result):
+        lines = source.new_empty(chunk[-1].stop - chunk[0].start, source.shape[1])
+        for band in chunk:
+            columns = slice(band.low, band.high)
+            kept = _cut(source[band.start : band.stop, columns].clone(), band, part)
+            torch.mm(kept, v[:, columns].mT, out=lines[_of(band, chunk)])
+        out.addmm_(u[:, _all(chunk)], lines)
+    return result
 
 
-def _through_input(result: Tensor, w: Tensor, u_out: Tensor, u_in: Tensor, bands: list[Band]) -> None:
-    """Rotate columns first, ``T = W U_A``; then a band needs only its own output eigenvectors."""
-    columns = u_in[:, : bands[0][2][0]]
-    rotated = w @ columns
-    back = torch.zeros_like(rotated)
-    for start, stop, limits in bands:
-        basis, width = u_out[:, start:stop], limits[0]
-        kept = _cut(basis.mT @ rotated[:, :width], limits)
-        back[:, :width].addmm_(basis, kept)
-    result.addmm_(back, columns.mT)
+def _plan(limits: Tensor, w: Tensor, *, complement: bool | None = None) -> Plan:
+    return plan(limits.cpu().numpy(), w.shape[1], complement=complement)
 
 
-def _cut(band: Tensor, limits: list[int]) -> Tensor:
-    """Zero what lies beyond each row's own limit, in place."""
-    if limits[-1] < band.shape[1]:
-        last = torch.tensor(limits, device=band.device)[:, None]
-        band.masked_fill_(torch.arange(band.shape[1], device=band.device) >= last, 0)
-    return band
+def _chunks(
+    todo: Plan, source: Tensor, u_out: Tensor, u_in: Tensor, out: Tensor
+) -> Iterator[tuple[Part, list[Band], Tensor, Tensor, Tensor, Tensor]]:
+    """Every chunk with source, bases and result turned so that its lines are rows."""
+    for part in todo.parts:
+        turned = (source, u_out, u_in, out) if part.by_rows else (source.mT, u_in, u_out, out.mT)
+        for chunk in part.chunks():
+            yield part, chunk, *turned
+
+
+def _all(chunk: list[Band]) -> slice:
+    return slice(chunk[0].start, chunk[-1].stop)
+
+
+def _of(band: Band, chunk: list[Band]) -> slice:
+    """The band's rows within its chunk."""
+    return slice(band.start - chunk[0].start, band.stop - chunk[0].start)
+
+
+def _times(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right`` in left's dtype, never holding a converted copy of all of ``right``."""
+    if left.dtype == right.dtype:
+        return left @ right
+    total = left.new_zeros(left.shape[0], right.shape[1])
+    for rows in _strips(right.shape[0]):
+        total.addmm_(left[:, rows], right[rows].to(left.dtype))
+    return total
+
+
+def _strips(size: int) -> Iterator[slice]:
+    height = min(_STRIP, max(32, size // 8))
+    for start in range(0, size, height):
+        yield slice(start, start + height)
+
+
+def _cut(block: Tensor, band: Band, part: Part) -> Tensor:
+    """Zero what lies outside of each line's own span, in place."""
+    lines = slice(band.start - part.first, band.stop - part.first)
+    column = torch.arange(band.low, band.high, device=block.device)
+    begin, end = part.begin[lines], part.end[lines]
+    if begin.max() > band.low:
+        block.masked_fill_(column < torch.from_numpy(begin).to(block.device)[:, None], 0)
+    if end.min() < band.high:
+        block.masked_fill_(column >= torch.from_numpy(end).to(block.device)[:, None], 0)
+    return block

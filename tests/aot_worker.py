@@ -21,6 +21,17 @@ TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 ALIGNED = [["tt.divisibility", 16]]
 
 
+UNIT = {  # products of staircase_project, and the stride of each operand that is 1
+    "into lines": ("out_column", "left_row", "right_column"),
+    "into lines turned": ("out_column", "left_row", "right_depth"),
+    "into the eigenbasis": ("out_column", "left_depth", "right_column"),
+    "masked": ("out_column", "left_depth", "right_column"),
+    "out of it": ("out_column", "left_depth", "right_depth"),
+    "back": ("out_column", "left_depth", "right_column"),
+    "back turned": ("out_row", "left_depth", "right_column"),
+}
+
+
 def variants(architecture):
     """Name, kernel, argument types, constants, aligned arguments and options of every variant.
 
@@ -42,17 +53,29 @@ def variants(architecture):
             yield name, syrk.syrk_accumulate_kernel, types, constants, unaligned, options
     types = {"out": "*fp32", "parts": "*fp32", "size": "i64", "shares": "i32"}
     yield "syrk_accumulate parts", syrk.add_parts_kernel, types, {"BLOCK": syrk._BLOCK}, ("shares",), {}
-    for into, odd in ((False, False), (True, False), (False, True), (True, True)):
-        types = dict.fromkeys(("out", "left", "right"), "*fp32") | {"limits": "*i32"}
-        types |= dict.fromkeys(("rows", "columns", "depth"), "i32")
-        fixed = "right_column_stride" if into else "right_row_stride"
-        types["right_row_stride" if into else "right_column_stride"] = "i64"
-        constants = {fixed: 1, "INTO": into, "ROWS": projection.ROWS, "COLUMNS": projection.COLUMNS}
-        constants["DEPTH"] = projection.DEPTH
-        options = {"num_warps": projection.WARPS, "num_stages": projection.STAGES}
-        name = f"staircase_project {'into' if into else 'out of'} the eigenbasis{' odd' if odd else ''}"
-        unaligned = tuple(name for name in types if not types[name].startswith("*")) if odd else ("rows",)
-        yield name, projection.staircase_product_kernel, types, constants, unaligned, options
+    for step in UNIT:
+        for dtype in ("fp32", "bf16") if step.startswith("into lines") else ("fp32",):
+            for odd in (False, True):
+                name = f"staircase_project {dtype} {step}{' odd' if odd else ''}"
+                yield name, projection.product_kernel, *_product(step, dtype, odd)
+
+
+def _product(step, dtype, odd):
+    """Argument types, constants, unaligned arguments and options of one product of ``staircase_project``."""
+    unit = UNIT[step]
+    types = {"out": "*fp32", "left": "*fp32", "right": f"*{dtype}", "table": "*i64", "spans": "*i32"}
+    types |= {"bits": "*u8" if step == "masked" else "*i32"}
+    sizes = ["rows", "columns", "depth", "lines"]
+    strides = [f"{of}_stride" for of in ("out_batch", "left_batch", "right_batch")]
+    others = ("out_row", "out_column", "left_row", "left_depth", "right_depth", "right_column")
+    strides += [f"{of}_stride" for of in others if of not in unit]
+    types |= dict.fromkeys(sizes, "i32") | dict.fromkeys(strides, "i64")
+    constants = {f"{of}_stride": 1 for of in unit} | {"LINES": "depth" if step.startswith("back") else "rows"}
+    constants |= {"SPANS": {"into the eigenbasis": "columns", "out of it": "depth"}.get(step, "nothing")}
+    constants |= {"MASKED": step == "masked", "ADD": step.startswith("back"), "REVERSED": False}
+    constants |= {"ROWS": projection.ROWS, "COLUMNS": projection.COLUMNS, "DEPTH": projection.DEPTH}
+    unaligned = (*sizes, *strides) if odd else ("rows", "lines")
+    return types, constants, unaligned, {"num_warps": projection.WARPS, "num_stages": projection.STAGES}
 
 
 def compile_one(architecture, kernel, types, constants, unaligned, options):

@@ -35,6 +35,18 @@ CASES = {
         ops.staircase_project,
         lambda: (normal(12, 9), orthogonal(12), orthogonal(9), limits_of(12, 9, 0.6)),
     ),
+    "forward half": (
+        ops.staircase_rotate,
+        lambda: (normal(12, 9), orthogonal(12), orthogonal(9), limits_of(12, 9, 0.6)),
+    ),
+    "back half": (
+        ops.staircase_restore,
+        lambda: (normal(12, 9), orthogonal(12), orthogonal(9), limits_of(12, 9, 0.6)),
+    ),
+    "mask": (
+        ops.masked_project,
+        lambda: (normal(12, 9), orthogonal(12), orthogonal(9), torch.full((12, 2), 0x5A, dtype=torch.uint8)),
+    ),
 }
 
 

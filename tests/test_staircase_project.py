@@ -1,18 +1,21 @@
 """Every backend of staircase_project against float64, and on cases that never round."""
 
+import numpy as np
 import pytest
 import torch
 from cases import integers, limits_of, normal, orthogonal, permutation, run
 from compare import assert_as_accurate
 
 from curvedit import ops
-from curvedit.kernels.staircase_project_ref import staircase_project_ref
+from curvedit.kernels.staircase_plan import plan
+from curvedit.kernels.staircase_project_ref import masked_project_ref, staircase_project_ref
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [(1, 1), (1, 7), (9, 1), (5, 3), (64, 64), (65, 129), (257, 96)]
 INTERPRETED = [(5, 3), (65, 129)]
 SHARES = [0.3, 0.8, 0.97]
 BACKENDS = ops.backends("staircase_project")
+FAST = [b for b in BACKENDS if b != "reference"]
 
 sized = pytest.mark.parametrize(
     ("backend", "m", "n"),
@@ -47,7 +50,7 @@ def test_is_exact_when_nothing_rounds(backend, m, n, share):
     assert torch.equal(project(w, u_out, u_in, limits, backend).double(), truth)
 
 
-@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
+@pytest.mark.parametrize("backend", FAST)
 def test_keeping_all_returns_the_weight_and_nothing_zero(backend):
     w, u_out, u_in = normal(40, 30), orthogonal(40), orthogonal(30)
     assert torch.equal(project(w, u_out, u_in, torch.full((40,), 30), backend), w)
@@ -76,7 +79,75 @@ def test_half_precision_weight_is_projected_in_float32():
     assert_as_accurate(got, staircase_project_ref(w.float(), u_out, u_in, limits), truth)
 
 
-@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
+def dense(limits, n):
+    return torch.arange(n) < limits[..., None]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_has_staircases_of_its_own(backend):
+    limits = torch.stack([limits_of(12, 7, share) for share in (0.3, 0.7, 0.99)] + [torch.zeros(12).int()])
+    w = integers(4, 12, 7)
+    u_out, u_in = (torch.stack([permutation(size, seed) for seed in range(4)]) for size in (12, 7))
+    truth = staircase_project_ref(w.double(), u_out.double(), u_in.double(), limits)
+    assert torch.equal(project(w, u_out, u_in, limits, backend).double(), truth)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("m", "n"), [(5, 3), (65, 129)])
+def test_the_forward_half_serves_every_staircase_inside(backend, m, n):
+    w, u_out, u_in, most = integers(m, n), permutation(m, 1), permutation(n, 2), limits_of(m, n, 0.9)
+    components, _ = run("staircase_rotate", w, u_out, u_in, most, backend=backend, device=DEVICE)
+    assert torch.equal(components.cpu(), (u_out.T @ w @ u_in) * dense(most, n))
+    for share in (0.9, 0.6):
+        limits = limits_of(m, n, share)
+        got, _ = run("staircase_restore", components.cpu(), u_out, u_in, limits, backend=backend, device=DEVICE)
+        assert torch.equal(got.cpu(), staircase_project_ref(w, u_out, u_in, limits))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (5, 3), (65, 129)])
+def test_any_mask(backend, m, n):
+    w, u_out, u_in, kept = integers(m, n), permutation(m, 1), permutation(n, 2), integers(m, n, seed=3) > 0
+    mask = torch.from_numpy(np.packbits(kept.numpy(), axis=1))
+    got, _ = run("masked_project", w, u_out, u_in, mask, backend=backend, device=DEVICE)
+    assert torch.equal(got.cpu(), u_out @ ((u_out.T @ w @ u_in) * kept) @ u_in.T)
+    assert torch.equal(got.cpu(), masked_project_ref(w, u_out, u_in, mask))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("share", [0.5, 0.98])
+def test_long_staircases_go_in_chunks(backend, share, monkeypatch):
+    if backend == "triton":
+        monkeypatch.setattr(pytest.importorskip("curvedit.kernels.staircase_project"), "CHUNK", 20)
+    w, u_out, u_in, limits = integers(70, 60), permutation(70, 1), permutation(60, 2), limits_of(70, 60, share)
+    assert torch.equal(project(w, u_out, u_in, limits, backend), staircase_project_ref(w, u_out, u_in, limits))
+
+
+@pytest.mark.parametrize("complement", [False, True])
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize(("m", "n"), [*SHAPES, (700, 90), (90, 700)])
+def test_a_plan_covers_its_side_once(m, n, share, complement):
+    limits = limits_of(m, n, share)
+    found = plan(limits.numpy(), n, complement=complement)
+    times = torch.zeros(m, n)
+    for part in found.parts:
+        lines = times if part.by_rows else times.T
+        for band in (band for chunk in part.chunks() for band in chunk):
+            for line in range(band.start, band.stop):
+                span = slice(part.begin[line - part.first], part.end[line - part.first])
+                assert band.low <= span.start <= span.stop <= band.high
+                lines[line, span] += 1
+    assert torch.equal(times, (dense(limits, n) ^ complement).float())
+    assert found.operations <= found.dense
+
+
+def test_a_plan_rotates_the_smaller_side():
+    assert not plan(limits_of(300, 200, 0.5).numpy(), 200).is_complement
+    assert plan(limits_of(300, 200, 0.999).numpy(), 200).is_complement
+    assert plan(np.full(300, 200), 200).operations == 0
+
+
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -87,6 +158,8 @@ def test_half_precision_weight_is_projected_in_float32():
         ({"u_in": torch.eye(3)}, r"u_in: expected shape \(4, 4\)"),
         ({"u_out": torch.eye(4)}, r"u_out: expected shape \(3, 3\)"),
         ({"w": torch.ones(3)}, r"w: expected shape \(d_out, d_in\)"),
+        ({"u_in": torch.eye(4).double()}, "u_in: expected dtype torch.float32, as u_out"),
+        ({"w": torch.ones(2, 3, 4)}, r"u_out: expected shape \(2, 3, 3\)"),
     ],
 )
 def test_refuses(backend, change, message):

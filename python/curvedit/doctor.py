@@ -8,6 +8,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -147,14 +148,19 @@ def _limits(device: torch.device) -> list[_Trial]:
     return [_Trial((lam, mu, 0.7), lambda returned: returned[0], limits.double())]
 
 
-def _project(device: torch.device) -> list[_Trial]:
+def _project(op: str, device: torch.device) -> list[_Trial]:
+    """One of the projections, with the mask of a staircase."""
     _, _, limits = _staircase(device)
     generator = torch.Generator().manual_seed(0)
     w, *squares = (torch.randn(m, n, generator=generator) for m, n in ((_SIZE, _TOKENS), 2 * (_SIZE,), 2 * (_TOKENS,)))
     u_out, u_in = (torch.linalg.qr(square.double()).Q for square in squares)
     kept = torch.arange(_TOKENS) < limits[:, None]
-    truth = u_out @ ((u_out.mT @ w.double() @ u_in) * kept) @ u_in.mT
-    arguments = tuple(value.to(device) for value in (w, u_out.float(), u_in.float(), limits))
+    mask = torch.from_numpy(np.packbits(kept.numpy(), axis=1))
+    components = (u_out.mT @ w.double() @ u_in) * kept
+    truth = components if op == "staircase_rotate" else u_out @ components @ u_in.mT
+    given = components.float() if op == "staircase_restore" else w
+    which = mask if op == "masked_project" else limits
+    arguments = tuple(value.to(device) for value in (given, u_out.float(), u_in.float(), which))
     return [_Trial(arguments, lambda returned: returned, truth)]
 
 
@@ -162,7 +168,10 @@ _TRIALS: dict[str, Callable[[torch.device], list[_Trial]]] = {
     "syrk_accumulate": _syrk,
     "syrk_accumulate_pair": _pair,
     "staircase_limits": _limits,
-    "staircase_project": _project,
+    **{
+        op: partial(_project, op)
+        for op in ("staircase_project", "staircase_rotate", "staircase_restore", "masked_project")
+    },
 }
 
 

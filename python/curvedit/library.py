@@ -38,9 +38,31 @@ def staircase_limits(lam: Tensor, mu: Tensor, keep_mass: float) -> tuple[Tensor,
 
 @torch.library.custom_op("curvedit::staircase_project", mutates_args=())
 def staircase_project(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
-    """``U_G ((U_G^T W U_A) * M) U_A^T`` in the bases' dtype: (d_out, d_in)."""
-    projected: Tensor = ops.call("staircase_project", w, u_out, u_in, limits)
-    return projected
+    """``U_G ((U_G^T W U_A) * M) U_A^T`` in the bases' dtype: (…, d_out, d_in)."""
+    return _tensor("staircase_project", w, u_out, u_in, limits)
+
+
+@torch.library.custom_op("curvedit::staircase_rotate", mutates_args=())
+def staircase_rotate(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+    """The forward half, ``(U_G^T W U_A) * M``: (…, d_out, d_in)."""
+    return _tensor("staircase_rotate", w, u_out, u_in, limits)
+
+
+@torch.library.custom_op("curvedit::staircase_restore", mutates_args=())
+def staircase_restore(components: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+    """The back half, ``U_G (C * M) U_A^T``: (…, d_out, d_in)."""
+    return _tensor("staircase_restore", components, u_out, u_in, limits)
+
+
+@torch.library.custom_op("curvedit::masked_project", mutates_args=())
+def masked_project(w: Tensor, u_out: Tensor, u_in: Tensor, mask: Tensor) -> Tensor:
+    """``U_G ((U_G^T W U_A) * M) U_A^T`` with packed bits as ``M``: (d_out, d_in)."""
+    return _tensor("masked_project", w, u_out, u_in, mask)
+
+
+def _tensor(op: str, *arguments: Tensor) -> Tensor:
+    returned: Tensor = ops.call(op, *arguments)
+    return returned
 
 
 @syrk_accumulate.register_fake
@@ -67,7 +89,10 @@ def _(lam: Tensor, mu: Tensor, keep_mass: float) -> tuple[Tensor, Tensor]:
 
 
 @staircase_project.register_fake
-def _(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+@staircase_rotate.register_fake
+@staircase_restore.register_fake
+@masked_project.register_fake
+def _(w: Tensor, u_out: Tensor, u_in: Tensor, which: Tensor) -> Tensor:
     return torch.empty_like(w, dtype=u_out.dtype, memory_format=torch.contiguous_format)
 
 

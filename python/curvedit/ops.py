@@ -63,11 +63,14 @@ _TABLE: dict[str, tuple[Impl, ...]] = {  # fastest first; the reference is last 
         Impl("cpp", "curvedit.native:staircase_limits", _off_cpu),
         Impl("reference", "curvedit.kernels.staircase_limits_ref:staircase_limits_ref"),
     ),
-    "staircase_project": (
-        Impl("triton", "curvedit.kernels.staircase_project:staircase_project", _off_gpu, _UNMEASURED),
-        Impl("torch", "curvedit.kernels.staircase_project_torch:staircase_project_torch"),
-        Impl("reference", "curvedit.kernels.staircase_project_ref:staircase_project_ref"),
-    ),
+    **{
+        op: (
+            Impl("triton", f"curvedit.kernels.staircase_project:{op}", _off_gpu, _UNMEASURED),
+            Impl("torch", f"curvedit.kernels.staircase_project_torch:{op}_torch"),
+            Impl("reference", f"curvedit.kernels.staircase_project_ref:{op}_ref"),
+        )
+        for op in ("staircase_project", "staircase_rotate", "staircase_restore", "masked_project")
+    },
 }
 
 
