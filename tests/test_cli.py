@@ -93,6 +93,34 @@ def test_keeping_all_returns_every_weight(place, capsys):
     assert (directory / "same/model.safetensors").read_bytes() == (directory / "model/model.safetensors").read_bytes()
 
 
+def test_a_sweep(place, tmp_path, capsys):
+    kind, directory = place
+    if not (directory / "factors").exists():
+        assert run("fit", *words(kind, directory, "fit"), "--out", directory / "factors") == 0
+    assert run("rank", "--factors", directory / "factors", "--sweep", "0.5:0.9:0.2", "--out", tmp_path / "sweep") == 0
+    assert "operations of dense" in capsys.readouterr().out
+    selection = ["--model", directory / "model", "--selection"]
+    assert run("project", *selection, tmp_path / "sweep", "--out", tmp_path / "edited") == 0
+    assert sorted(path.name for path in (tmp_path / "edited").iterdir()) == [
+        "config.yaml",
+        *(f"keep-{share}" for share in (0.5, 0.7, 0.9)),
+    ]
+    assert run("project", *selection, tmp_path / "sweep/keep-0.7", "--out", tmp_path / "one") == 0
+    ours, theirs = (
+        type(models.build(kind)).from_pretrained(tmp_path / name).state_dict() for name in ("edited/keep-0.7", "one")
+    )
+    for key, tensor in theirs.items():
+        torch.testing.assert_close(ours[key], tensor, atol=2e-6, rtol=1e-4)
+    record = json.loads((tmp_path / "edited/keep-0.5/curvedit.json").read_text())
+    assert record["recipe"]["keep_mass"] == 0.5
+
+
+def test_refuses_a_bad_sweep(tmp_path, capsys):
+    for sweep, message in (("0.5", "expected FROM:TO:STEP"), ("0.9:0.5:0.1", "expected 0 < FROM <= TO")):
+        assert run("rank", "--factors", tmp_path, "--sweep", sweep, "--out", tmp_path / "s") == 1
+        assert f"sweep: {message}" in capsys.readouterr().err
+
+
 def test_run_from_one_file(place, tmp_path):
     kind, directory = place
     config = {

@@ -93,6 +93,49 @@ def test_removed_scale_mixes():
     assert torch.equal(weight, original)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_sweep_equals_single_edits(kind):
+    model, factors = fitted(kind)
+    before = weights(model)
+    selections = [curvedit.rank(factors, keep_mass=share) for share in (0.3, 0.5, 0.7, 0.99, 1.0)]
+    expected = []
+    for selection in selections:
+        with curvedit.project(model, selection):
+            expected.append(weights(model))
+    edits = []
+    for edit, single in zip(curvedit.project_each(model, selections), expected, strict=True):
+        for name, weight in weights(model).items():
+            torch.testing.assert_close(weight, single[name], atol=2e-6, rtol=1e-4)
+        edits.append(edit)
+    assert same(weights(model), before)
+    assert [sum(t.kept for t in edit.targets.values()) for edit in edits] == sorted(
+        sum(t.kept for t in edit.targets.values()) for edit in edits
+    )
+
+
+def test_a_sweep_that_is_left_restores():
+    model, factors = fitted("llama")
+    before = weights(model)
+    edits = curvedit.project_each(model, [curvedit.rank(factors, keep_mass=share) for share in (0.3, 0.5)])
+    next(edits)
+    assert not same(weights(model), before)
+    edits.close()
+    assert same(weights(model), before)
+
+
+def test_a_sweep_refuses_what_shares_no_bases(tmp_path):
+    model, factors = fitted("llama")
+    mixed = [curvedit.rank(factors, keep_mass=0.5, criterion=name) for name in ("curvature", "weighted")]
+    with pytest.raises(ValueError, match=r"selections: expected one criterion .* got \['curvature', 'weighted'\]"):
+        curvedit.project_each(model, mixed)
+    with pytest.raises(ValueError, match="out: a module is edited in place"):
+        curvedit.project_each(model, mixed[:1], out=[tmp_path])
+    with pytest.raises(ValueError, match="out: expected 1 new directories, one for each selection, got 0"):
+        curvedit.project_each(tmp_path, mixed[:1])
+    with pytest.raises(ValueError, match="out: expected different directories"):
+        curvedit.project_each(tmp_path, mixed[:1] * 2, out=["a", "a"])
+
+
 def test_failure_midway_restores(monkeypatch):
     model, factors = fitted("llama")
     before = weights(model)

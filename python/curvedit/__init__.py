@@ -10,7 +10,7 @@ from curvedit.data import image_batches, token_batches
 from curvedit.evaluation import Passages, Suite, evaluate
 from curvedit.factors import Factors
 from curvedit.fitting import fit
-from curvedit.projection import Edit, project
+from curvedit.projection import Edit, project, project_each
 from curvedit.ranking import rank
 from curvedit.report import Report
 from curvedit.selection import Selection
@@ -28,6 +28,7 @@ __all__ = [
     "image_batches",
     "load_selection",
     "project",
+    "project_each",
     "rank",
     "save_selection",
     "token_batches",

@@ -6,7 +6,8 @@ shape stay, so nothing else in the file moves.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from curvedit.check import require_new_directory
-from curvedit.editing import TargetEdit, edit_weight, is_fitted, require_fitted
+from curvedit.editing import TargetEdit, edit_weight, is_fitted, require_fitted, rotate_once
 from curvedit.files import new_directory
 from curvedit.report import summarise_selection
 from curvedit.selection import Selection, TargetSelection
@@ -84,47 +85,60 @@ def stored_tensors(file: Path) -> Iterator[StoredTensor]:
 
 
 def edit_checkpoint(
-    source: Path, out: Path, selection: Selection, removed_scale: float, backend: str | None
-) -> dict[str, TargetEdit]:
-    """Write the edited checkpoint ``out``; every target is verified before anything is written.
+    source: Path, edits: Sequence[tuple[Path, Selection]], removed_scale: float, backend: str | None
+) -> list[dict[str, TargetEdit]]:
+    """Write edited checkpoints; every target is verified before anything is written.
 
     Args:
         source: A directory with safetensors, config and tokenizer, as ``save_pretrained`` writes.
-        out: The new directory. What an interrupted run left under ``<out>.part`` is replaced.
-        selection: What to keep.
+        edits: New directories and what to keep in each; selections share their bases. What an
+            interrupted run left under ``<out>.part`` is replaced.
         removed_scale: Factor of the removed part.
         backend: Of ``staircase_project``.
 
     Returns:
-        Per target, what happened.
+        For each directory, per target, what happened.
 
     Raises:
         FileNotFoundError: ``source`` is no directory or has no safetensors.
-        FileExistsError: ``out`` has content.
+        FileExistsError: a directory has content.
         ValueError: a target is not in the checkpoint or not the fitted weight, or a file is damaged.
-        OSError: ``out`` cannot be written; nothing is left under its name.
+        OSError: a directory cannot be written; nothing is left under any name.
     """
     shards = _shards(source)
-    require_new_directory("out", out)
-    if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
-        raise ValueError(f"out: expected a directory outside the model's, got {out}")
+    for out, _ in edits:
+        require_new_directory("out", out)
+        if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
+            raise ValueError(f"out: expected a directory outside the model's, got {out}")
     stored = {tensor.key: tensor for shard in shards for tensor in stored_tensors(shard)}
-    places = {name: _place(name, target, stored) for name, target in selection.items()}
+    union = {name: target for _, selection in edits for name, target in selection.items()}
+    places = {name: _place(name, target, stored) for name, target in union.items()}
     copied = [path for path in sorted(source.rglob("*")) if path.is_file() and not _left_out(path, source)]
-    edits: dict[str, TargetEdit] = {}
-    with new_directory("out", out, needed_bytes=sum(path.stat().st_size for path in copied)) as part:
+    size = sum(path.stat().st_size for path in copied)
+    done: list[dict[str, TargetEdit]] = [{} for _ in edits]
+    with ExitStack() as stack:
+        parts = [
+            stack.enter_context(new_directory("out", out, needed_bytes=size * (len(edits) - number)))
+            for number, (out, _) in enumerate(edits)
+        ]
         for path in copied:
-            target = part / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            for part in parts:
+                target = part / path.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
         for name, (tensor, transposed) in places.items():
             weight = tensor.read()
             weight = weight.T if transposed else weight
-            edited, edits[name] = edit_weight(weight, selection[name], removed_scale, backend)
-            tensor.write(edited.T if transposed else edited, part)
-        record = _record(source, selection, removed_scale, places, edits)
-        (part / "curvedit.json").write_text(json.dumps(record, indent=2))
-    return edits
+            wanted = [number for number, (_, selection) in enumerate(edits) if name in selection]
+            kept = [edits[number][1][name] for number in wanted]
+            components = rotate_once(weight, kept, backend)
+            for number, target_selection in zip(wanted, kept, strict=True):
+                edited, done[number][name] = edit_weight(weight, target_selection, removed_scale, backend, components)
+                tensor.write(edited.T if transposed else edited, parts[number])
+        for (_, selection), part, its in zip(edits, parts, done, strict=True):
+            record = _record(source, selection, removed_scale, places, its)
+            (part / "curvedit.json").write_text(json.dumps(record, indent=2))
+    return done
 
 
 def _shards(source: Path) -> list[Path]:

@@ -135,7 +135,11 @@ def _fit(parser: argparse.ArgumentParser) -> None:
 
 def _rank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--factors", required=True, metavar="DIR")
-    parser.add_argument("--keep-mass", required=True, type=float, metavar="RHO", help="share to keep, in (0, 1]")
+    share = parser.add_mutually_exclusive_group(required=True)
+    share.add_argument("--keep-mass", type=float, metavar="RHO", help="share to keep, in (0, 1]")
+    share.add_argument(
+        "--sweep", metavar="FROM:TO:STEP", help="several shares, each in a directory of its own in --out"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="new selection directory")
     parser.add_argument("--criterion", default="curvature", choices=CRITERIA)
     parser.add_argument("--scope", default="target", choices=SCOPES)
@@ -147,8 +151,8 @@ def _rank(parser: argparse.ArgumentParser) -> None:
 
 def _project(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint directory with safetensors")
-    parser.add_argument("--selection", required=True, metavar="DIR")
-    parser.add_argument("--out", required=True, metavar="DIR", help="new checkpoint directory")
+    parser.add_argument("--selection", required=True, metavar="DIR", help="what rank wrote, also of a sweep")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new checkpoint directory; of a sweep, of several")
     parser.add_argument(
         "--removed-scale", type=float, default=0.0, metavar="ALPHA", help="keep so much of the rest (0)"
     )

@@ -19,11 +19,13 @@ from curvedit.evaluation import Passages, Suite, evaluate
 from curvedit.factors import Factors
 from curvedit.files import new_directory, write_whole
 from curvedit.fitting import fit
+from curvedit.kernels.staircase_plan import plan
 from curvedit.profiling import WIDTHS, measure, repeat, table
-from curvedit.projection import project
+from curvedit.projection import project, project_each
 from curvedit.ranking import rank
 from curvedit.report import Report
 from curvedit.roofline import roofline
+from curvedit.selection import Selection
 from curvedit.store import load_selection, save_selection
 
 Options = argparse.Namespace
@@ -98,30 +100,65 @@ def run_doctor(options: Options) -> None:
 
 
 def run_rank(options: Options) -> None:
-    """Factor directory to a selection directory."""
+    """Factor directory to a selection directory, or to one for each share of a sweep."""
     out = require_new_directory("out", Path(options.out))
+    shares = [options.keep_mass] if options.sweep is None else parse_sweep(options.sweep)
     factors = Factors.load(options.factors)
     needs_model = options.criterion == "svd" and options.model is not None
-    selection = rank(
-        factors,
-        keep_mass=options.keep_mass,
-        criterion=options.criterion,
-        scope=options.scope,
-        targets=options.targets,
-        model=models.load_model(options.model, dtype=options.dtype, device="cpu") if needs_model else None,
-        seed=options.seed,
-    )
-    save_selection(selection, out, factors)
+    model = models.load_model(options.model, dtype=options.dtype, device="cpu") if needs_model else None
+    selections = [
+        rank(
+            factors,
+            keep_mass=share,
+            criterion=options.criterion,
+            scope=options.scope,
+            targets=options.targets,
+            model=model,
+            seed=options.seed,
+        )
+        for share in shares
+    ]
+    if options.sweep is None:
+        save_selection(selections[0], out, factors)
+        say(_selection_table(selections[0]))
+    else:
+        with new_directory("out", out) as part:
+            for share, selection in zip(shares, selections, strict=True):
+                save_selection(selection, part / f"keep-{share:g}", factors)
+        say(_sweep_table(selections))
     _record(options, out)
-    say(_selection_table(selection))
+
+
+def parse_sweep(text: str) -> list[float]:
+    """The shares of ``FROM:TO:STEP``, both ends included.
+
+    Raises:
+        ValueError: it is not three numbers that make at least one share in (0, 1].
+    """
+    try:
+        first, last, step = map(float, text.split(":"))
+    except ValueError:
+        raise ValueError(f"sweep: expected FROM:TO:STEP, for example 0.5:0.95:0.05, got {text!r}") from None
+    if not (0 < first <= last <= 1 and step > 0):
+        raise ValueError(f"sweep: expected 0 < FROM <= TO <= 1 and STEP > 0, got {text!r}")
+    return [round(first + number * step, 10) for number in range(int((last - first) / step + 1e-9) + 1)]
 
 
 def run_project(options: Options) -> None:
-    """Checkpoint directory and selection to an edited checkpoint directory."""
-    selection = load_selection(options.selection)
-    edit = project(options.model, selection, out=options.out, removed_scale=options.removed_scale)
-    _record(options, Path(options.out))
-    say(f"{options.out}: {len(edit.targets)} targets edited in {edit.seconds:.1f} s")
+    """Checkpoint directory and selection, or sweep of them, to edited checkpoint directories."""
+    out, source = Path(options.out), Path(options.selection)
+    sweep = [] if (source / "selection.json").is_file() else sorted(source.glob("*/selection.json"))
+    if not sweep:
+        edit = project(options.model, load_selection(source), out=out, removed_scale=options.removed_scale)
+        _record(options, out)
+        say(f"{out}: {len(edit.targets)} targets edited in {edit.seconds:.1f} s")
+        return
+    require_new_directory("out", out)
+    selections = [load_selection(path.parent) for path in sweep]
+    places = [out / path.parent.name for path in sweep]
+    for edit in project_each(options.model, selections, out=places, removed_scale=options.removed_scale):
+        say(f"{edit.out}: {len(edit.targets)} targets edited in {edit.seconds:.1f} s")
+    _record(options, out)
 
 
 def run_evaluate(options: Options) -> None:
@@ -181,6 +218,19 @@ def _selection_table(selection: Any) -> str:
         rows, columns = target.shape
         share = target.kept / (rows * columns)
         lines.append(f"{name}  {rows} x {columns}  keeps {share:.2%} of its components, mass {target.mass:.4f}")
+    return "\n".join(lines)
+
+
+def _sweep_table(selections: list[Selection]) -> str:
+    """One line per share: what is kept, and how many operations its edit takes."""
+    recipe = selections[0].recipe
+    lines = [f"{key}: {recipe[key]}" for key in ("criterion", "scope")] + ["keep_mass  components  operations of dense"]
+    for selection in selections:
+        targets = selection.values()
+        kept = sum(target.kept for target in targets) / sum(target.shape[0] * target.shape[1] for target in targets)
+        plans = [plan(target.limits.numpy(), target.shape[1]) for target in targets if target.limits is not None]
+        cost = sum(found.operations for found in plans) / sum(found.dense for found in plans) if plans else 1.0
+        lines.append(f"{selection.recipe['keep_mass']:9g}  {kept:10.2%}  {cost:19.2%}")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """The edit of one weight: what both forms of ``project``, in memory and by file, apply."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,35 +51,61 @@ def is_fitted(weight: Tensor, target: TargetSelection) -> bool:
     return linear.weight_hash(weight.to(dtype)) == target.weight_sha256
 
 
+def rotate_once(
+    weight: Tensor,  # (d_out, d_in)
+    targets: Sequence[TargetSelection],
+    backend: str | None,
+) -> Tensor | None:
+    """The components that several selections of one weight need, or None where nothing is shared.
+
+    A staircase that keeps most is left out: its complement is cheaper to rotate.
+    """
+    shared = [target.limits for target in targets if _shares(target) and target.limits is not None]
+    if len(shared) < 2:
+        return None
+    out, inputs = (_placed(basis, weight) for basis in targets[0].bases(weight))
+    most = torch.stack(shared).amax(dim=0).to(weight.device)
+    components: Tensor = ops.call("staircase_rotate", weight, out, inputs, most, backend=backend)
+    return components
+
+
 def edit_weight(
     weight: Tensor,  # (d_out, d_in)
     target: TargetSelection,
     removed_scale: float,
     backend: str | None,
+    components: Tensor | None = None,
 ) -> tuple[Tensor, TargetEdit]:
     """The edited weight, ``kept + removed_scale * removed``, in the weight's dtype.
 
     Computed in float32 and rounded to nearest at the end (Merullo et al., arXiv:2510.24256,
     section 5). A selection that keeps everything, and the scale 1, return the weight's own values.
+    ``components`` are what :func:`rotate_once` returned for selections this one is among.
     """
     before = linear.weight_hash(weight)
     share = target.kept / weight.numel()
     if target.keeps_all or removed_scale == 1.0:
         return weight.clone(), TargetEdit(share, 0.0, "none", before, before)
     out, inputs = (_placed(basis, weight) for basis in target.bases(weight))
-    if target.limits is not None:
-        limits = target.limits.to(weight.device)
-        used = ops.choose("staircase_project", weight, out, inputs, limits, backend=backend).backend
-        kept = ops.call("staircase_project", weight, out, inputs, limits, backend=backend)
+    if target.limits is None:
+        if target.mask is None:
+            raise ValueError(f"selection of {target.name}: expected limits or a mask, got neither")
+        op, arguments = "masked_project", (weight, out, inputs, target.mask.to(weight.device))
+    elif components is not None and _shares(target):
+        op, arguments = "staircase_restore", (components, out, inputs, target.limits.to(weight.device))
     else:
-        used = "masked"
-        mask = target.dense_mask().to(weight.device)
-        kept = out @ ((out.mT @ weight.float() @ inputs) * mask) @ inputs.mT
+        op, arguments = "staircase_project", (weight, out, inputs, target.limits.to(weight.device))
+    used = ops.choose(op, *arguments, backend=backend).backend
+    kept = ops.call(op, *arguments, backend=backend)
     if removed_scale:
         kept = kept.lerp_(weight.float(), removed_scale)
     edited = kept.to(weight.dtype)
     change = float((edited.float() - weight.float()).norm() / weight.float().norm())
     return edited, TargetEdit(share, change, used, before, linear.weight_hash(edited))
+
+
+def _shares(target: TargetSelection) -> bool:
+    return target.limits is not None and 2 * target.kept <= target.shape[0] * target.shape[1]
 
 
 def _placed(basis: Basis, weight: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Stage 3, project: weights and a Selection become edited weights."""
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from curvedit import linear
 from curvedit.checkpoint import edit_checkpoint
-from curvedit.editing import TargetEdit, edit_weight, require_fitted, require_scale
+from curvedit.editing import TargetEdit, edit_weight, require_fitted, require_scale, rotate_once
 from curvedit.selection import Selection
 
 
@@ -87,16 +88,95 @@ def project(
     if not isinstance(model, nn.Module):
         if out is None:
             raise ValueError("out: expected a new directory for an edited checkpoint, got None")
-        targets = edit_checkpoint(Path(model), Path(out), selection, scale, backend)
+        (targets,) = edit_checkpoint(Path(model), [(Path(out), selection)], scale, backend)
         return Edit(targets, time.perf_counter() - start, Path(out))
     if out is not None:
         raise ValueError("out: a module is edited in place; call its save_pretrained(out) afterwards")
-    modules = _checked(model, selection)
+    return _edit(_checked(model, selection), selection, scale, backend, {})
+
+
+def project_each(
+    model: nn.Module | str | Path,
+    selections: Sequence[Selection],
+    *,
+    out: Sequence[str | Path] | None = None,
+    removed_scale: float = 0.0,
+    backend: str | None = None,
+) -> Iterator[Edit]:
+    """``project`` with each of several selections, as of a sweep over ``keep_mass``, sharing the work.
+
+    Bases are placed and weights rotated into them once; each selection then costs a rotation back.
+
+    Args:
+        model: A module, edited in place with one selection at a time; or a checkpoint directory.
+        selections: Of one criterion, from the same factors.
+        out: One new directory for each selection; with a directory as ``model`` only.
+        removed_scale: As for ``project``.
+        backend: As for ``project``.
+
+    Returns:
+        The edits, in order. A module bears each until the next is asked for, and its own weights at
+        the end; it needs one float32 copy of the targeted weights meanwhile. Directories are all
+        written, or none, before this returns.
+
+    Raises:
+        ValueError: as ``project``; or the selections differ in criterion or factors, or ``out`` in number.
+        FileExistsError: one of ``out`` has content.
+        OSError: one cannot be written; nothing is left under any name.
+    """
+    scale = require_scale(removed_scale)
+    kinds = {(each.recipe.get("criterion"), json.dumps(each.recipe.get("factors"))) for each in selections}
+    if len(kinds) > 1:
+        raise ValueError(
+            "selections: expected one criterion and the same factors, got "
+            f"{sorted({str(criterion) for criterion, _ in kinds})} from {len({made for _, made in kinds})} factors"
+        )
+    if isinstance(model, nn.Module):
+        if out is not None:
+            raise ValueError("out: a module is edited in place; call its save_pretrained(out) in the loop")
+        union = {name: target for selection in selections for name, target in selection.items()}
+        return _edit_each(_checked(model, Selection(union, {})), list(selections), scale, backend)
+    if out is None or len(out) != len(selections):
+        raise ValueError(
+            f"out: expected {len(selections)} new directories, one for each selection, got {len(out or [])}"
+        )
+    if len({Path(directory).resolve() for directory in out}) < len(out):
+        raise ValueError(f"out: expected different directories, got {[str(directory) for directory in out]}")
+    start = time.perf_counter()
+    pairs = [(Path(directory), selection) for directory, selection in zip(out, selections, strict=True)]
+    written = edit_checkpoint(Path(model), pairs, scale, backend)
+    seconds = (time.perf_counter() - start) / max(1, len(pairs))
+    return iter([Edit(targets, seconds, place) for targets, (place, _) in zip(written, pairs, strict=True)])
+
+
+def _edit_each(
+    modules: dict[str, nn.Module], selections: list[Selection], scale: float, backend: str | None
+) -> Iterator[Edit]:
+    components: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, module in modules.items():
+            targets = [selection[name] for selection in selections if name in selection]
+            rotated = rotate_once(linear.weight_of(module), targets, backend)
+            if rotated is not None:
+                components[name] = rotated
+    for selection in selections:
+        with _edit(modules, selection, scale, backend, components) as edit:
+            yield edit
+
+
+def _edit(
+    modules: dict[str, nn.Module],
+    selection: Selection,
+    scale: float,
+    backend: str | None,
+    components: dict[str, Tensor],
+) -> Edit:
+    start = time.perf_counter()
     edited: dict[str, TargetEdit] = {}
     with _restored_on_error() as originals:
-        for name, module in modules.items():
-            weight = linear.weight_of(module)
-            new, edited[name] = edit_weight(weight, selection[name], scale, backend)
+        for name, target in selection.items():
+            weight = linear.weight_of(modules[name])
+            new, edited[name] = edit_weight(weight, target, scale, backend, components.get(name))
             originals.append((weight, weight.to("cpu", copy=True)))
             weight.copy_(new)
     return Edit(edited, time.perf_counter() - start, None, originals)
