@@ -17,3 +17,16 @@ def record(benchmark, seconds, own, **facts):
     benchmark.extra_info["median_ms"] = {name: round(1e3 * value, 4) for name, value in seconds.items()}
     benchmark.extra_info["over_own"] = {name: round(value / seconds[own], 3) for name, value in seconds.items()}
     benchmark.extra_info.update(facts)
+
+
+def extra_memory(run):
+    """Most bytes that ``run`` holds at once, its result included, of what torch allocates on a CPU."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        result = run()
+    held = most = 0
+    events = (event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    del result
+    return most

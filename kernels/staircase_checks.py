@@ -1,10 +1,17 @@
 """What every implementation of the projections checks before any work."""
 
+import torch
 from torch import Tensor
+
+ORTHOGONALITY_LIMIT = 1e-3  # a basis rounded to bfloat16 is beyond it
+_SAMPLE = 16  # columns of a basis
 
 
 def require_bases(w: Tensor, u_out: Tensor, u_in: Tensor) -> None:
-    """Raise ``ValueError`` unless the bases fit the weight, or every weight of a batch."""
+    """Raise ``ValueError`` unless the weight is finite and the bases fit it, or every weight of a batch.
+
+    Of each basis 16 columns, spread evenly, must be orthonormal to 1e-3.
+    """
     if w.ndim not in (2, 3):
         raise ValueError(f"w: expected shape (d_out, d_in) or (batch, d_out, d_in), got {tuple(w.shape)}")
     *batch, rows, columns = w.shape
@@ -15,6 +22,17 @@ def require_bases(w: Tensor, u_out: Tensor, u_in: Tensor) -> None:
             raise ValueError(f"{name}: expected a tensor on {w.device}, as w, got {basis.device}")
     if u_out.dtype != u_in.dtype:
         raise ValueError(f"u_in: expected dtype {u_out.dtype}, as u_out, got {u_in.dtype}")
+    if not bool(w.isfinite().all()):
+        raise ValueError(f"w: expected finite values, got {int((~w.isfinite()).sum())} that are not")
+    for name, basis in (("u_out", u_out), ("u_in", u_in)):
+        size = basis.shape[-1]
+        columns_of_it = basis[..., torch.arange(0, size, max(1, size // _SAMPLE), device=basis.device)]
+        gram = columns_of_it.mT @ columns_of_it
+        off = (gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)).abs()
+        if off.numel() and not float(off.max()) <= ORTHOGONALITY_LIMIT:
+            raise ValueError(
+                f"{name}: expected orthonormal columns to {ORTHOGONALITY_LIMIT}, got off by {float(off.max()):.1e}"
+            )
 
 
 def require_staircase(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> None:

@@ -1,6 +1,7 @@
 """project in memory: what it changes, what it leaves, and how it is undone."""
 
 import copy
+import dataclasses
 
 import models
 import pytest
@@ -179,6 +180,15 @@ def test_refuses_nan_weights():
     model.model.layers[0].mlp.up_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"weight of 'model.layers.0.mlp.up_proj': expected finite values"):
         curvedit.project(model, curvedit.rank(factors, keep_mass=0.5))
+
+
+def test_refuses_the_basis_of_another_factor():
+    model, factors = fitted("llama")
+    selection = curvedit.rank(factors, keep_mass=0.5)
+    names = [name for name in selection if "up_proj" in name]
+    mixed = {names[0]: dataclasses.replace(selection[names[0]], bases=selection[names[1]].bases)}
+    with pytest.raises(ValueError, match=r"up_proj: its output basis is not the one it was made from"):
+        curvedit.project(model, curvedit.Selection(mixed, selection.recipe))
 
 
 def test_refuses_tied_weights():

@@ -160,6 +160,10 @@ def test_a_plan_rotates_the_smaller_side():
         ({"w": torch.ones(3)}, r"w: expected shape \(d_out, d_in\)"),
         ({"u_in": torch.eye(4).double()}, "u_in: expected dtype torch.float32, as u_out"),
         ({"w": torch.ones(2, 3, 4)}, r"u_out: expected shape \(2, 3, 3\)"),
+        ({"w": torch.full((3, 4), torch.nan)}, "w: expected finite values, got 12 that are not"),
+        ({"u_in": torch.eye(4) * 1.01}, r"u_in: expected orthonormal columns to 0.001, got off by 2.0e-02"),
+        ({"u_out": torch.ones(3, 3)}, "u_out: expected orthonormal columns"),
+        ({"u_out": torch.full((3, 3), torch.nan)}, "u_out: expected orthonormal columns"),
     ],
 )
 def test_refuses(backend, change, message):

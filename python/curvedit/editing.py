@@ -9,7 +9,7 @@ from torch import Tensor
 
 from curvedit import linear, ops
 from curvedit.check import require_finite, require_shape
-from curvedit.selection import Basis, TargetSelection
+from curvedit.selection import TargetSelection
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def rotate_once(
     shared = [target.limits for target in targets if _shares(target) and target.limits is not None]
     if len(shared) < 2:
         return None
-    out, inputs = (_placed(basis, weight) for basis in targets[0].bases(weight))
+    out, inputs = _bases(targets[0], weight)
     most = torch.stack(shared).amax(dim=0).to(weight.device)
     components: Tensor = ops.call("staircase_rotate", weight, out, inputs, most, backend=backend)
     return components
@@ -86,7 +86,7 @@ def edit_weight(
     share = target.kept / weight.numel()
     if target.keeps_all or removed_scale == 1.0:
         return weight.clone(), TargetEdit(share, 0.0, "none", before, before)
-    out, inputs = (_placed(basis, weight) for basis in target.bases(weight))
+    out, inputs = _bases(target, weight)
     if target.limits is None:
         if target.mask is None:
             raise ValueError(f"selection of {target.name}: expected limits or a mask, got neither")
@@ -108,5 +108,13 @@ def _shares(target: TargetSelection) -> bool:
     return target.limits is not None and 2 * target.kept <= target.shape[0] * target.shape[1]
 
 
-def _placed(basis: Basis, weight: Tensor) -> Tensor:
-    return basis.vectors.to(weight.device, torch.float32)
+def _bases(target: TargetSelection, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvectors beside the weight, of the spectra the selection was made from."""
+    out, inputs = target.bases(weight)
+    for name, basis, values in (("output", out, target.values_out), ("input", inputs, target.values_in)):
+        if values is not None and not torch.equal(values, basis.values):
+            raise ValueError(
+                f"selection of {target.name}: its {name} basis is not the one it was made from "
+                "(another factor's, or decomposed again); run rank again"
+            )
+    return out.vectors.to(weight.device, torch.float32), inputs.vectors.to(weight.device, torch.float32)
