@@ -1,4 +1,7 @@
-"""Timing rivals in turn within one run, and what of it is saved."""
+"""Timing rivals in turn within one run, the memory they need, and what of it is saved."""
+
+import subprocess
+import sys
 
 import torch
 
@@ -30,3 +33,22 @@ def extra_memory(run):
         most = max(most, held)
     del result
     return most
+
+
+_RESIDENT = """
+import re
+from pathlib import Path
+{setup}
+def resident(what):
+    return 1024 * int(re.search(what + r":\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = resident("VmRSS")
+{run}
+print(resident("VmHWM") - before)
+"""
+
+
+def extra_resident(setup, run):
+    """Bytes by which a fresh process grows at most while the code ``run`` runs: for compiled code. Linux only."""
+    code = _RESIDENT.format(setup=setup, run=run)
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)

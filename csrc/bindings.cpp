@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "device.hpp"
+#include "second_moment_accumulate.hpp"
 #include "staircase_limits.hpp"
 #include "syrk_accumulate.hpp"
 #include "syrk_accumulate_cuda.hpp"
@@ -24,8 +25,8 @@ void syrk_accumulate(const Sums& sums, std::uintptr_t x, int dtype, std::ptrdiff
                      std::ptrdiff_t dim_stride, const std::vector<std::int64_t>& offsets, int threads,
                      const std::string& instruction_set) {
   py::gil_scoped_release release;  // nothing below touches Python
-  curvedit::Syrk problem{{}, static_cast<int>(sums.size()), at<const void>(x), static_cast<curvedit::Dtype>(dtype),
-                         0, dim, token_stride, dim_stride, threads};
+  const curvedit::Tokens tokens{at<const void>(x), static_cast<curvedit::Dtype>(dtype), 0, dim, token_stride, dim_stride};
+  curvedit::Syrk problem{{}, static_cast<int>(sums.size()), tokens, threads};
   for (std::size_t n = 0; n < sums.size() && n < 2; ++n)
     problem.sums[n] = {at<float>(sums[n].first), at<const float>(sums[n].second)};
   curvedit::syrk_accumulate(problem, offsets, instruction_set);
@@ -38,6 +39,23 @@ void syrk_accumulate_cuda(std::uintptr_t out, std::uintptr_t x, std::uintptr_t w
   py::gil_scoped_release release;
   curvedit::syrk_accumulate_cuda({out, x, weight, offsets, partial, dtype, tokens, dim, token_stride, dim_stride,
                                   groups, splits, stream});
+}
+
+using Source = std::tuple<std::uintptr_t, int, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t>;  // as Tokens, less their number
+
+curvedit::Tokens tokens_of(const Source& source, std::ptrdiff_t tokens) {
+  const auto& [x, dtype, dim, token_stride, dim_stride] = source;
+  return {at<const void>(x), static_cast<curvedit::Dtype>(dtype), tokens, dim, token_stride, dim_stride};
+}
+
+void second_moment_accumulate(std::uintptr_t out, const Source& g, const Source& a,
+                              const std::vector<std::int64_t>& offsets, int threads,
+                              const std::string& instruction_set) {
+  py::gil_scoped_release release;
+  const auto sequences = static_cast<std::ptrdiff_t>(offsets.size()) - 1;
+  const auto tokens = static_cast<std::ptrdiff_t>(offsets.back());
+  curvedit::second_moment_accumulate(
+      {at<float>(out), tokens_of(g, tokens), tokens_of(a, tokens), offsets.data(), sequences, threads}, instruction_set);
 }
 
 py::tuple staircase_limits(std::uintptr_t lam, std::ptrdiff_t m, std::uintptr_t mu, std::ptrdiff_t n,
@@ -61,6 +79,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("syrk_accumulate_cuda", &syrk_accumulate_cuda, py::arg("out"), py::arg("x"), py::arg("weight"),
         py::arg("offsets"), py::arg("partial"), py::arg("dtype"), py::arg("tokens"), py::arg("dim"),
         py::arg("token_stride"), py::arg("dim_stride"), py::arg("groups"), py::arg("splits"), py::arg("stream"));
+  m.def("second_moment_accumulate", &second_moment_accumulate, py::arg("out"), py::arg("g"), py::arg("a"),
+        py::arg("offsets"), py::arg("threads"), py::arg("instruction_set") = "");
+  m.def("second_moment_instruction_sets", &curvedit::second_moment_instruction_sets);
   m.def("syrk_instruction_sets", &curvedit::syrk_instruction_sets);
   m.def("syrk_instruction_set", [] { return curvedit::syrk_instruction_sets().front(); });
   m.def("staircase_limits", &staircase_limits);

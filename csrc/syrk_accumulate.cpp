@@ -42,17 +42,16 @@ const Choice& chosen(const std::string& instruction_set) {
 
 void syrk_accumulate(const Syrk& problem, const std::vector<std::int64_t>& offsets, const std::string& instruction_set) {
   const Choice& choice = chosen(instruction_set);
-  const std::ptrdiff_t size = syrk_tiles(problem.dim) * kTile * kTile, bytes = problem.dtype == Dtype::float32 ? 4 : 2;
+  const std::ptrdiff_t size = syrk_tiles(problem.x.dim) * kTile * kTile;
   for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
     const std::ptrdiff_t first = offsets[g];
     Syrk group = problem;
-    group.tokens = offsets[g + 1] - first;
-    group.x = static_cast<const char*>(problem.x) + first * problem.token_stride * bytes;
+    group.x = problem.x.part(first, offsets[g + 1] - first);
     for (int n = 0; n < problem.count; ++n) {
       group.sums[n].out += static_cast<std::ptrdiff_t>(g) * size;
       if (group.sums[n].weight) group.sums[n].weight += first;
     }
-    if (group.tokens > 0 && group.dim > 0) choice.run(group);
+    if (group.x.tokens > 0 && group.x.dim > 0) choice.run(group);
   }
 }
 

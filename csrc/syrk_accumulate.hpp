@@ -6,11 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "tokens.hpp"
+
 namespace curvedit {
-
-constexpr std::ptrdiff_t kTile = 128;
-
-enum class Dtype : int { float32 = 0, bfloat16 = 1, float16 = 2 };
 
 // One weighted sum. `out` holds the lower tiles of a dim x dim matrix one after another, row by row,
 // 64 KiB each; columns right of the diagonal in a diagonal tile receive unspecified finite values.
@@ -19,13 +17,11 @@ struct SyrkSum {
   const float* weight;  // (tokens,) finite and not negative, or null; a token of weight 0 is not read
 };
 
-// Strides count elements. Reference: kernels/syrk_accumulate_ref.py.
+// Reference: kernels/syrk_accumulate_ref.py.
 struct Syrk {
   SyrkSum sums[2];
-  int count;      // 1 or 2 of them
-  const void* x;  // (tokens, dim)
-  Dtype dtype;
-  std::ptrdiff_t tokens, dim, token_stride, dim_stride;
+  int count;  // 1 or 2 of them
+  Tokens x;
   int threads;
 };
 

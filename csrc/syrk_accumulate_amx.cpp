@@ -51,20 +51,20 @@ void transpose(const std::uint32_t* from, std::uint32_t* to) {
 // One step of one panel, by columns (pairs of tokens as rows) and transposed, by rows.
 void pack_step(const Syrk& p, const float* weight, std::ptrdiff_t token, std::ptrdiff_t first, std::uint32_t* columns,
                std::uint32_t* rows) {
-  const auto* x = static_cast<const std::uint16_t*>(p.x);
-  const std::ptrdiff_t width = std::min(kPanel, p.dim - first);
+  const auto* x = static_cast<const std::uint16_t*>(p.x.x);
+  const std::ptrdiff_t width = std::min(kPanel, p.x.dim - first);
   for (std::ptrdiff_t pair = 0; pair < kPanel; ++pair) {
     __m512i half[2];
     for (std::ptrdiff_t n = 0; n < 2; ++n) {
       const std::ptrdiff_t t = token + 2 * pair + n;
-      const std::uint16_t* from = x + t * p.token_stride + first * p.dim_stride;
-      if (t >= p.tokens || width <= 0 || (weight && weight[t] == 0.0f)) {
+      const std::uint16_t* from = x + t * p.x.token_stride + first * p.x.dim_stride;
+      if (t >= p.x.tokens || width <= 0 || (weight && weight[t] == 0.0f)) {
         half[n] = _mm512_setzero_si512();
-      } else if (width == kPanel && p.dim_stride == 1) {
+      } else if (width == kPanel && p.x.dim_stride == 1) {
         half[n] = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
       } else {
         alignas(64) std::uint32_t words[16] = {};
-        for (std::ptrdiff_t c = 0; c < width; ++c) words[c] = from[c * p.dim_stride];
+        for (std::ptrdiff_t c = 0; c < width; ++c) words[c] = from[c * p.x.dim_stride];
         half[n] = _mm512_load_si512(words);
       }
     }
@@ -98,7 +98,7 @@ void multiply(const std::uint32_t* rows, const std::uint32_t* columns, std::ptrd
 }
 
 void run_sum(const Syrk& p, const SyrkSum& sum) {
-  const std::ptrdiff_t side = (p.dim + kTile - 1) / kTile, tiles = syrk_tiles(p.dim), panels = side * kGroup;
+  const std::ptrdiff_t side = (p.x.dim + kTile - 1) / kTile, tiles = syrk_tiles(p.x.dim), panels = side * kGroup;
   const int threads = static_cast<int>(std::clamp<std::ptrdiff_t>(p.threads, 1, tiles));
   const Memory memory = allocate(2 * panels * kAmxPanel);
   auto* const rows = reinterpret_cast<std::uint32_t*>(memory.get());
@@ -107,8 +107,8 @@ void run_sum(const Syrk& p, const SyrkSum& sum) {
 #pragma omp parallel num_threads(threads)
   {
     _tile_loadconfig(&config);
-    for (std::ptrdiff_t token = 0; token < p.tokens; token += kAmxDepth) {
-      const std::ptrdiff_t steps = std::min(kSteps, (p.tokens - token + kStep - 1) / kStep);
+    for (std::ptrdiff_t token = 0; token < p.x.tokens; token += kAmxDepth) {
+      const std::ptrdiff_t steps = std::min(kSteps, (p.x.tokens - token + kStep - 1) / kStep);
 #pragma omp for schedule(dynamic, 4)
       for (std::ptrdiff_t panel = 0; panel < panels; ++panel)
         for (std::ptrdiff_t k = 0; k < steps; ++k) {
@@ -119,8 +119,8 @@ void run_sum(const Syrk& p, const SyrkSum& sum) {
       for (std::ptrdiff_t n = 0; n < tiles; ++n) {
         const Position at = position(n, side, kBand);
         float* const out = sum.out + (at.row * (at.row + 1) / 2 + at.column) * kTile * kTile;
-        const std::ptrdiff_t height = std::min(kTile, p.dim - at.row * kTile);
-        const std::ptrdiff_t width = std::min(kTile, p.dim - at.column * kTile);
+        const std::ptrdiff_t height = std::min(kTile, p.x.dim - at.row * kTile);
+        const std::ptrdiff_t width = std::min(kTile, p.x.dim - at.column * kTile);
         for (std::ptrdiff_t c = 0; c < width; c += 32)
           for (std::ptrdiff_t r = at.row == at.column ? c : 0; r < height; r += 32)
             multiply(rows + (at.row * kGroup + r / kPanel) * kAmxPanel,
@@ -156,7 +156,7 @@ void syrk_amx(const Syrk& problem) {
   rest.count = 0;
   for (int n = 0; n < problem.count; ++n) {
     const SyrkSum& sum = problem.sums[n];
-    if (problem.dtype == Dtype::bfloat16 && is_mask(sum, problem.tokens)) run_sum(problem, sum);
+    if (problem.x.dtype == Dtype::bfloat16 && is_mask(sum, problem.x.tokens)) run_sum(problem, sum);
     else rest.sums[rest.count++] = sum;
   }
   if (rest.count) syrk_avx512(rest);

@@ -3,5 +3,5 @@
 #include "syrk_kernel.hpp"
 
 namespace curvedit {
-void syrk_avx2(const Syrk& problem) { Algorithm<8, 1, 256, 6, 5, 5>::run(problem); }
+void syrk_avx2(const Syrk& problem) { Algorithm<MicroKernel<8, 1, 6, 5, 5>, 256>::run(problem); }
 }  // namespace curvedit

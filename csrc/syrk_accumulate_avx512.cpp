@@ -3,5 +3,5 @@
 #include "syrk_kernel.hpp"
 
 namespace curvedit {
-void syrk_avx512(const Syrk& problem) { Algorithm<16, 2, 256, 8, 8>::run(problem); }
+void syrk_avx512(const Syrk& problem) { Algorithm<MicroKernel<16, 2, 8, 8>, 256>::run(problem); }
 }  // namespace curvedit

@@ -1,5 +1,5 @@
 #include "syrk_kernel.hpp"
 
 namespace curvedit {
-void syrk_portable(const Syrk& problem) { Algorithm<4, 1, 256, 2, 2, 2, 2, 2, 2, 2, 2>::run(problem); }
+void syrk_portable(const Syrk& problem) { Algorithm<MicroKernel<4, 1, 2, 2, 2, 2, 2, 2, 2, 2>, 256>::run(problem); }
 }  // namespace curvedit

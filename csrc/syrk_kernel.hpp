@@ -1,179 +1,32 @@
-// The blocked algorithm, compiled once per instruction set by syrk_accumulate_<set>.cpp.
+// The blocked algorithm of syrk_accumulate, compiled once per instruction set by syrk_accumulate_<set>.cpp.
 //
-// Tokens are taken kDepth at a time and packed, as float32, into panels of 16 neighbouring columns
-// (kDepth x 16, contiguous). X^T X needs one packing only: a panel serves as rows of the product,
-// read one number at a time, and as columns, read one vector at a time. The micro-kernel keeps a
-// kHeight x 16 kPanels block of the product in registers over the whole depth.
+// Tokens are taken kDepth at a time. X^T X needs one packing only: its panels serve as rows and as columns.
 #pragma once
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <memory>
-#include <new>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "syrk_accumulate.hpp"
 #include "tile_order.hpp"
-
-// After the standard headers, so that none of their functions is compiled for this set: the linker
-// keeps one copy of each, and might keep that one.
-#if defined(CURVEDIT_TARGET)
-CURVEDIT_TARGET
-#endif
+// Last, for it sets the compiler's target.
+#include "micro_kernel.hpp"
 
 namespace curvedit {
 namespace {
 
-constexpr std::ptrdiff_t kPanel = 16;
-constexpr std::ptrdiff_t kGroup = kTile / kPanel;  // panels of a tile
 constexpr std::ptrdiff_t kShared = 1 << 20;  // floats packed at a time by several threads, if d is small
 constexpr std::ptrdiff_t kBand = 4;   // tile rows walked together
-constexpr std::ptrdiff_t kChunk = 8;  // tokens packed at a time, so that reads stay sequential
 
-typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
-typedef std::uint32_t Words __attribute__((vector_size(64)));
-typedef std::uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
-
-struct Bfloat16 {
-  std::uint16_t bits;
-};
-struct Float16 {
-  std::uint16_t bits;
-};
-
-inline float load(const float* x) { return *x; }
-
-inline float load(const Bfloat16* x) {
-  const std::uint32_t bits = static_cast<std::uint32_t>(x->bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-inline float load(const Float16* x) {
-#if defined(CURVEDIT_F16C)
-  return _cvtsh_ss(x->bits);
-#else
-  const std::uint32_t sign = (x->bits & 0x8000u) << 16, exponent = (x->bits >> 10) & 0x1fu;
-  const std::uint32_t mantissa = x->bits & 0x3ffu;
-  if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24 is exact in float32
-    const float value = static_cast<float>(mantissa) * 5.9604644775390625e-8f;
-    return sign ? -value : value;
-  }
-  const std::uint32_t bits = sign | ((exponent == 31 ? 255u : exponent + 112u) << 23) | (mantissa << 13);
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-#endif
-}
-
-// Sixteen neighbours at once.
-inline void load_panel(const float* x, float scale, float* to) {
-  *reinterpret_cast<Floats*>(to) = *reinterpret_cast<const Floats*>(x) * scale;
-}
-
-inline void load_panel(const Bfloat16* x, float scale, float* to) {
-  const Words bits = __builtin_convertvector(*reinterpret_cast<const Halves*>(x), Words) << 16;
-  *reinterpret_cast<Floats*>(to) = reinterpret_cast<const Floats&>(bits) * scale;
-}
-
-inline void load_panel(const Float16* x, float scale, float* to) {
-#if defined(CURVEDIT_F16C)
-  for (int half = 0; half < 2; ++half) {
-    const __m256 eight = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 8 * half)));
-    _mm256_storeu_ps(to + 8 * half, _mm256_mul_ps(eight, _mm256_set1_ps(scale)));
-  }
-#else
-  for (int c = 0; c < kPanel; ++c) to[c] = scale * load(x + c);
-#endif
-}
-
-// Columns [first, first + 16) of `count` tokens from `token` on, times the tokens' scales; 0 outside.
-template <typename T>
-void pack_chunk(const Syrk& p, const float* scale, std::ptrdiff_t token, std::ptrdiff_t count,
-                std::ptrdiff_t first, float* to) {
-  const T* x = static_cast<const T*>(p.x);
-  const std::ptrdiff_t width = std::min(kPanel, p.dim - first);
-  for (std::ptrdiff_t k = 0; k < count; ++k, to += kPanel) {
-    const float s = scale ? scale[k] : 1.0f;
-    const T* from = x + (token + k) * p.token_stride + first * p.dim_stride;
-    if (s == 0.0f) {  // never read: NaN times 0 would stay NaN
-      std::fill(to, to + kPanel, 0.0f);
-    } else if (width == kPanel && p.dim_stride == 1) {
-      __builtin_prefetch(from + 2 * kChunk * p.token_stride);  // rows are short: no stream forms by itself
-      load_panel(from, s, to);
-    } else {
-      for (std::ptrdiff_t c = 0; c < kPanel; ++c) to[c] = c < width ? s * load(from + c * p.dim_stride) : 0.0f;
-    }
-  }
-}
-
-// Of this namespace, as a std::vector is not: the linker may not exchange it for another set's copy.
-struct Free {
-  void operator()(float* memory) const { ::operator delete(memory, std::align_val_t{64}); }
-};
-using Memory = std::unique_ptr<float, Free>;
-
-inline Memory allocate(std::ptrdiff_t floats) {
-  const auto bytes = static_cast<std::size_t>(floats) * sizeof(float);
-  return Memory(static_cast<float*>(::operator new(bytes, std::align_val_t{64})));
-}
-
-// Per instruction set: floats of a vector; columns of the micro-kernel, in panels; depth of a block; and
-// how the 16 rows of a panel are shared out, so that the sums fill the registers but do not spill.
-template <int kFloats, int kPanels, int kDepth, int... kRows>
+template <typename Micro, int kDepth>
 struct Algorithm {
-  typedef float Vector __attribute__((vector_size(kFloats * sizeof(float)), aligned(16), may_alias));
-  static constexpr int kPerPanel = static_cast<int>(kPanel) / kFloats;
-  static constexpr int kVectors = kPanels * kPerPanel;  // per row
-  static constexpr std::ptrdiff_t kColumns = kPanels * kPanel;
-  static constexpr std::ptrdiff_t kPanelSize = kDepth * kPanel;
-  static_assert((kRows + ...) == kPanel && kTile % kColumns == 0, "micro-tiles must fill a tile");
-
-  // c (kHeight x kColumns, row stride kTile) += rows^T columns over `depth` tokens. Steps c and rows on.
-  template <int kHeight>
-  static void micro(const float*& rows, const float* columns, std::ptrdiff_t depth, float*& c) {
-    for (int r = 0; r < kHeight; ++r)  // c is far away: fetch it while the sums are computed
-      for (std::ptrdiff_t v = 0; v < kColumns; v += 16) __builtin_prefetch(c + r * kTile + v, 1);
-    Vector sum[kHeight][kVectors] = {};
-#pragma GCC unroll 4
-    for (std::ptrdiff_t k = 0; k < depth; ++k) {
-      Vector right[kVectors];
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v)
-        right[v] = *reinterpret_cast<const Vector*>(columns + (v / kPerPanel) * kPanelSize + k * kPanel +
-                                                    (v % kPerPanel) * kFloats);
-#pragma GCC unroll 16
-      for (int r = 0; r < kHeight; ++r) {
-        const Vector left = rows[k * kPanel + r] - Vector{};
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) sum[r][v] += left * right[v];
-      }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < kHeight; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v)
-        *reinterpret_cast<Vector*>(c + r * kTile + v * kFloats) += sum[r][v];
-    rows += kHeight;
-    c += kHeight * kTile;
-  }
+  static constexpr std::ptrdiff_t kColumns = Micro::kColumns, kPanelSize = kDepth * kPanel;
 
   // One 128 x 128 tile; micro-tiles above the diagonal or outside the matrix are skipped.
   static void tile(const Syrk& p, float* sum, const float* packed, Position at, std::ptrdiff_t depth) {
     float* out = sum + (at.row * (at.row + 1) / 2 + at.column) * kTile * kTile;
     const float* left = packed + at.row * kGroup * kPanelSize;
     const float* right = packed + at.column * kGroup * kPanelSize;
-    const std::ptrdiff_t height = std::min(kTile, p.dim - at.row * kTile);
-    const std::ptrdiff_t width = std::min(kTile, p.dim - at.column * kTile);
+    const std::ptrdiff_t height = std::min(kTile, p.x.dim - at.row * kTile);
+    const std::ptrdiff_t width = std::min(kTile, p.x.dim - at.column * kTile);
     for (std::ptrdiff_t c = 0; c < width; c += kColumns) {
       for (std::ptrdiff_t r = at.row == at.column ? c : 0; r < height; r += kPanel) {
-        const float* rows = left + r * kDepth;
-        float* to = out + r * kTile + c;
-        (micro<kRows>(rows, right + c * kDepth, depth, to), ...);
+        Micro::template block<Add>(left + r * kDepth, right + c * kDepth, kPanelSize, depth, out + r * kTile + c, kTile);
       }
     }
   }
@@ -187,30 +40,26 @@ struct Algorithm {
         for (int n = 0; n < p.count; ++n) {
           float* to = packed + n * next_sum + panel * kPanelSize + k * kPanel;
           const float* s = scale[n] ? scale[n] + token + k : nullptr;
-          switch (p.dtype) {
-            case Dtype::float32: pack_chunk<float>(p, s, token + k, count, panel * kPanel, to); break;
-            case Dtype::bfloat16: pack_chunk<Bfloat16>(p, s, token + k, count, panel * kPanel, to); break;
-            case Dtype::float16: pack_chunk<Float16>(p, s, token + k, count, panel * kPanel, to); break;
-          }
+          pack_chunk(p.x, s, token + k, count, panel * kPanel, to);
         }
       }
     }
   }
 
   static void run(const Syrk& p) {
-    const std::ptrdiff_t side = (p.dim + kTile - 1) / kTile, tiles = syrk_tiles(p.dim);
+    const std::ptrdiff_t side = (p.x.dim + kTile - 1) / kTile, tiles = syrk_tiles(p.x.dim);
     const int threads = static_cast<int>(std::clamp<std::ptrdiff_t>(p.threads, 1, tiles));
-    const std::ptrdiff_t block_size = side * kGroup * kPanelSize, all = (p.tokens + kDepth - 1) / kDepth;
+    const std::ptrdiff_t block_size = side * kGroup * kPanelSize, all = (p.x.tokens + kDepth - 1) / kDepth;
     // One block at a time is best for the caches; several threads take more, so that they meet less
     // often: where other programs share the cores, each meeting waits for the last to get one.
     const std::ptrdiff_t wanted = threads > 1 ? kShared / (p.count * block_size) : 1;
     const std::ptrdiff_t blocks = std::clamp<std::ptrdiff_t>(wanted, 1, all), next_sum = blocks * block_size;
-    const Memory packed = allocate(p.count * next_sum), roots = allocate(p.count * p.tokens);
+    const Memory packed = allocate(p.count * next_sum), roots = allocate(p.count * p.x.tokens);
     const float* scale[2] = {nullptr, nullptr};
     for (int n = 0; n < p.count; ++n) {
       if (!p.sums[n].weight) continue;
-      float* root = roots.get() + n * p.tokens;
-      for (std::ptrdiff_t t = 0; t < p.tokens; ++t) root[t] = std::sqrt(p.sums[n].weight[t]);
+      float* root = roots.get() + n * p.x.tokens;
+      for (std::ptrdiff_t t = 0; t < p.x.tokens; ++t) root[t] = std::sqrt(p.sums[n].weight[t]);
       scale[n] = root;
     }
 
@@ -219,7 +68,7 @@ struct Algorithm {
     for (std::ptrdiff_t first = 0; first < all; first += blocks) {
       const std::ptrdiff_t here = std::min(blocks, all - first);
       const auto depth = [&](std::ptrdiff_t block) {
-        return std::min<std::ptrdiff_t>(kDepth, p.tokens - (first + block) * kDepth);
+        return std::min<std::ptrdiff_t>(kDepth, p.x.tokens - (first + block) * kDepth);
       };
 #pragma omp for schedule(dynamic)
       for (std::ptrdiff_t n = 0; n < here * side; ++n) {

@@ -14,6 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from curvedit.kernels import second_moment_accumulate as moments
 from curvedit.kernels import staircase_project as projection
 from curvedit.kernels import syrk_accumulate as syrk
 
@@ -53,6 +54,16 @@ def variants(architecture):
             yield name, syrk.syrk_accumulate_kernel, types, constants, unaligned, options
     types = {"out": "*fp32", "parts": "*fp32", "size": "i64", "shares": "i32"}
     yield "syrk_accumulate parts", syrk.add_parts_kernel, types, {"BLOCK": syrk._BLOCK}, ("shares",), {}
+    for dtype in ("bf16", "fp16", "fp32"):
+        for odd in (False, True):
+            types = {"out": "*fp32", "g": f"*{dtype}", "a": f"*{dtype}", "offsets": "*i64", "sequences": "i32"}
+            types |= {"rows": "i32", "columns": "i32", "g_token_stride": "i64", "a_token_stride": "i64"}
+            constants = {"g_stride": 1, "a_stride": 1, "UPCAST": False, "ROWS": moments.ROWS}
+            constants |= {"COLUMNS": moments.COLUMNS, "STEP": moments.STEP}
+            options = {"num_warps": moments.WARPS, "num_stages": moments.STAGES}
+            unaligned = tuple(types)[4:] if odd else ("sequences",)
+            name = f"second_moment_accumulate {dtype}{' odd' if odd else ''}"
+            yield name, moments.second_moment_kernel, types, constants, unaligned, options
     for step in UNIT:
         for dtype in ("fp32", "bf16") if step.startswith("into lines") else ("fp32",):
             for odd in (False, True):

@@ -26,7 +26,7 @@ def compiled(request, tmp_path_factory):
 
 def test_nothing_spills(compiled):
     _, variants = compiled
-    assert len(variants) == 37
+    assert len(variants) == 43
     assert {name: used for name, used in variants.items() if used["stack"] or used["spills"]} == {}
 
 

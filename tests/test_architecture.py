@@ -21,7 +21,7 @@ LAYERS = [  # a module may import only from layers before its own
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NO_KERNEL = {"__init__", "tiles", "staircase_checks", "staircase_plan", "syrk_checks"}
+NO_KERNEL = {"__init__", "tiles", "staircase_checks", "staircase_plan", "second_moment_checks", "syrk_checks"}
 SUFFIXES = ("_ref", "_torch", "_avx2", "_avx512", "_amx", "_portable", "_mma", "_cuda")
 
 

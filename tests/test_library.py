@@ -30,6 +30,10 @@ CASES = {
         ops.syrk_accumulate_pair,
         lambda: (tiles.zeros(D), tiles.zeros(D), normal(TOKENS, D), torch.rand(TOKENS), torch.ones(TOKENS)),
     ),
+    "second moments": (
+        ops.second_moment_accumulate,
+        lambda: (torch.zeros(12, 9), normal(TOKENS, 12), normal(TOKENS, 9), OFFSETS),
+    ),
     "limits": (ops.staircase_limits, lambda: (spectrum(12), spectrum(9), 0.6)),
     "projection": (
         ops.staircase_project,
@@ -59,6 +63,7 @@ def test_opcheck(case):
 @pytest.mark.parametrize("case", CASES)
 def test_runs_compiled(case):
     op, arguments = CASES[case]
+    torch._dynamo.reset()  # one code object for all cases: each would count as a recompilation
     torch.manual_seed(0)
     expected = arguments()
     got = [a.clone() if isinstance(a, torch.Tensor) else a for a in expected]

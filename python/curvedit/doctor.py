@@ -138,6 +138,23 @@ def _pair(device: torch.device) -> list[_Trial]:
     return trials
 
 
+def _itself(out: Tensor, _: Any) -> Tensor:
+    return out
+
+
+def _second_moment(device: torch.device) -> list[_Trial]:
+    trials = []
+    for dtype in _DTYPES:
+        g, _ = _tokens(dtype, device)
+        a, out = g.flip(1), torch.zeros(_SIZE, _SIZE, device=device)
+        offsets = torch.tensor([0, _TOKENS // 3, _TOKENS], device=device)
+        cut = _TOKENS // 3
+        halves = [g.double()[part].mT @ a.double()[part] for part in (slice(cut), slice(cut, None))]
+        truth = halves[0].square() + halves[1].square()
+        trials.append(_Trial((out, g, a, offsets), partial(_itself, out), truth))
+    return trials
+
+
 def _staircase(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     lam, mu = (torch.arange(1, n + 1, dtype=torch.float64, device=device) ** -1.0 for n in (_SIZE, _TOKENS))
     return lam, mu, staircase_limits_ref(lam.cpu(), mu.cpu(), 0.7)[0]
@@ -167,6 +184,7 @@ def _project(op: str, device: torch.device) -> list[_Trial]:
 _TRIALS: dict[str, Callable[[torch.device], list[_Trial]]] = {
     "syrk_accumulate": _syrk,
     "syrk_accumulate_pair": _pair,
+    "second_moment_accumulate": _second_moment,
     "staircase_limits": _limits,
     **{
         op: partial(_project, op)

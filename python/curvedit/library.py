@@ -29,6 +29,12 @@ def syrk_accumulate_pair(
     ops.call("syrk_accumulate_pair", out, out_weighted, x, weight, mask, offsets)
 
 
+@torch.library.custom_op("curvedit::second_moment_accumulate", mutates_args=("out",))
+def second_moment_accumulate(out: Tensor, g: Tensor, a: Tensor, offsets: Tensor | None = None) -> None:
+    """Add the squared gradients of sequences, or of single tokens, to ``out``, in place."""
+    ops.call("second_moment_accumulate", out, g, a, offsets)
+
+
 @torch.library.custom_op("curvedit::staircase_limits", mutates_args=())
 def staircase_limits(lam: Tensor, mu: Tensor, keep_mass: float) -> tuple[Tensor, Tensor]:
     """Limits (d_out,) int32 of the smallest set that holds the share; and threshold, count, mass (3,) float64."""
@@ -81,6 +87,12 @@ def _(
 ) -> None:
     _require_tiles("out", out, x, offsets)
     _require_tiles("out_weighted", out_weighted, x, offsets)
+
+
+@second_moment_accumulate.register_fake
+def _(out: Tensor, g: Tensor, a: Tensor, offsets: Tensor | None = None) -> None:
+    if tuple(out.shape) != (g.shape[1], a.shape[1]):
+        raise ValueError(f"out: expected shape {(g.shape[1], a.shape[1])}, got {tuple(out.shape)}")
 
 
 @staircase_limits.register_fake

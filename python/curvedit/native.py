@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from curvedit.check import require_dtype, require_finite, require_shape, require_share
+from curvedit.kernels.second_moment_checks import accumulate_tokens, require_second_moment
 from curvedit.kernels.syrk_checks import require_apart, require_syrk
 
 try:
@@ -86,6 +87,30 @@ def _bounds(offsets: Tensor, tokens: int) -> list[int]:
     if bounds[0] < 0 or bounds[-1] > tokens or sorted(bounds) != bounds:
         raise ValueError(f"offsets: expected ascending numbers from 0 to {tokens}, got {bounds[:8]}")
     return bounds
+
+
+def second_moment_accumulate(
+    out: Tensor,  # (d_out, d_in) float32, contiguous
+    g: Tensor,  # (tokens, d_out) float32, bfloat16 or float16, any strides
+    a: Tensor,  # (tokens, d_in), as g
+    offsets: Tensor | None = None,  # (sequences + 1,) int64
+) -> None:
+    """Add ``sum_b (sum_(t in b) g_t a_t^T)^2``, elementwise, to ``out``; without offsets over single tokens.
+
+    On as many threads as torch uses. Holds the packed tokens of a few sequences beside the output.
+
+    Raises:
+        TypeError: a dtype is not accepted.
+        ValueError: a shape, layout or device does not fit, or ``out`` shares memory with an input.
+    """
+    for name, tensor in (("out", out), ("g", g), ("a", a)):
+        _require_cpu(name, tensor)
+    require_second_moment(out, g, a, offsets)
+    if offsets is None:
+        accumulate_tokens(out, g, a)
+        return
+    sources = [(x.data_ptr(), _DTYPES[x.dtype], x.shape[1], *x.stride()) for x in (g, a)]
+    _C.second_moment_accumulate(out.data_ptr(), *sources, offsets.tolist(), torch.get_num_threads())
 
 
 def staircase_limits(

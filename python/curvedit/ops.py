@@ -59,6 +59,12 @@ _TABLE: dict[str, tuple[Impl, ...]] = {  # fastest first; the reference is last 
         Impl("torch", "curvedit.kernels.syrk_accumulate_torch:syrk_accumulate_pair_torch"),
         Impl("reference", "curvedit.kernels.syrk_accumulate_ref:syrk_accumulate_pair_ref"),
     ),
+    "second_moment_accumulate": (
+        Impl("cpp", "curvedit.native:second_moment_accumulate", _off_cpu),
+        Impl("triton", "curvedit.kernels.second_moment_accumulate:second_moment_accumulate", _off_gpu, _UNMEASURED),
+        Impl("torch", "curvedit.kernels.second_moment_accumulate_torch:second_moment_accumulate_torch"),
+        Impl("reference", "curvedit.kernels.second_moment_accumulate_ref:second_moment_accumulate_ref"),
+    ),
     "staircase_limits": (
         Impl("cpp", "curvedit.native:staircase_limits", _off_cpu),
         Impl("reference", "curvedit.kernels.staircase_limits_ref:staircase_limits_ref"),

@@ -1,0 +1,5 @@
+#include "second_moment_kernel.hpp"
+
+namespace curvedit {
+void second_moment_portable(const SecondMoment& problem) { SecondMoments<MicroKernel<4, 1, 2, 2, 2, 2, 2, 2, 2, 2>>::run(problem); }
+}  // namespace curvedit
