@@ -115,6 +115,18 @@ def test_a_sweep(place, tmp_path, capsys):
     assert record["recipe"]["keep_mass"] == 0.5
 
 
+def test_corrected_eigenvalues(place, tmp_path):
+    kind, directory = place
+    assert run("fit", *words(kind, directory, "fit"), "--corrected", "sequence", "--out", tmp_path / "factors") == 0
+    manifest = json.loads((tmp_path / "factors/manifest.json").read_text())
+    assert manifest["corrected"]["per"] == "sequence"
+    chosen = ["--criterion", "ekfac", "--keep-mass", 0.6, "--out", tmp_path / "selection"]
+    assert run("rank", "--factors", tmp_path / "factors", *chosen) == 0
+    selection = ["--selection", tmp_path / "selection", "--out", tmp_path / "edited"]
+    assert run("project", "--model", directory / "model", *selection) == 0
+    assert json.loads((tmp_path / "edited/curvedit.json").read_text())["recipe"]["criterion"] == "ekfac"
+
+
 def test_refuses_a_bad_sweep(tmp_path, capsys):
     for sweep, message in (("0.5", "expected FROM:TO:STEP"), ("0.9:0.5:0.1", "expected 0 < FROM <= TO")):
         assert run("rank", "--factors", tmp_path, "--sweep", sweep, "--out", tmp_path / "s") == 1

@@ -15,6 +15,7 @@ import yaml
 
 from curvedit import commands
 from curvedit.check import require_new_directory
+from curvedit.correction import PER
 from curvedit.profiling import WIDTHS
 from curvedit.ranking import CRITERIA, SCOPES
 
@@ -127,6 +128,9 @@ def _fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the label draws (0)")
     parser.add_argument("--positions", default="all", choices=["all", "first"], help="of a classifier (all)")
     parser.add_argument("--no-weighted", dest="weighted", action="store_false", help="no norm-weighted factors")
+    parser.add_argument(
+        "--corrected", choices=PER, help="measure the components' own curvature too, for rank --criterion ekfac"
+    )
     parser.add_argument("--inputs-on", metavar="DEVICE", help="where block inputs wait, for example cpu")
     _loading(parser)
     _data(parser)

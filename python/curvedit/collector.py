@@ -21,7 +21,7 @@ _ACCEPTED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """One forward call of a target."""
 
     name: str
@@ -29,6 +29,7 @@ class _Call:
     leads: bool  # whether no target was called with this very input before
     weight: Tensor | None  # (rows,) 0 or 1, float32; None if all count
     counted: int
+    sequences: int  # that the rows make up, one after the other; 0 where they come in parts
 
 
 class Observation:
@@ -123,7 +124,8 @@ class Collector:
             observation.weights[leading] = self._row_weights(observation, name, leading)
         weight, counted = observation.weights[leading]
         leads = self._leader(observation, name, inputs) == name
-        call = _Call(name, inputs.reshape(-1, inputs.shape[-1]), leads, weight, counted)
+        sequences = observation.batch.samples.shape[0] if observation.positions == slice(0, None) else 0
+        call = Call(name, inputs.reshape(-1, inputs.shape[-1]), leads, weight, counted, sequences)
         observation.pending.append(name)
 
         def backward(gradient: Tensor) -> None:
@@ -136,8 +138,12 @@ class Collector:
             output.add_(leaf)
         output.register_hook(backward)
 
-    def _backward(self, call: _Call, gradient: Tensor) -> None:
-        rows = gradient.detach().reshape(-1, gradient.shape[-1])
+    def _backward(self, call: Call, gradient: Tensor) -> None:
+        self.reduce(call, gradient.detach().reshape(-1, gradient.shape[-1]))
+        self.tokens[call.name] += call.counted
+
+    def reduce(self, call: Call, rows: Tensor) -> None:
+        """Add a call's inputs and output gradients ``(rows, d_out)`` to the sums."""
         of_inputs, of_gradients = (_squared_norms(each, call.weight) for each in (call.inputs, rows))
         self._totals.append((call.name, "inputs", of_inputs.sum()))
         self._totals.append((call.name, "output gradients", of_gradients.sum()))
@@ -148,7 +154,6 @@ class Collector:
         else:
             self._accumulate(f"A/{name}" if call.leads else None, None, call.inputs, call.weight, None)
             self._accumulate(f"G/{name}", None, rows, call.weight, None)
-        self.tokens[call.name] += call.counted
 
     def _leader(self, observation: Observation, name: str, inputs: Tensor) -> str:
         """The first target called with this very tensor in this pass."""

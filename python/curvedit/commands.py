@@ -48,6 +48,7 @@ def run_fit(options: Options) -> None:
         labels=options.labels,
         seed=options.seed,
         weighted=options.weighted,
+        corrected=options.corrected,
         positions=options.positions,
         inputs_on=options.inputs_on,
         progress=options.progress,

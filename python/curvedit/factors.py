@@ -13,19 +13,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from curvedit import linear
 from curvedit.check import require_finite, require_shape
 from curvedit.eigen import decompose
+from curvedit.factor_files import file_stem, read_basis, read_tensor, write_basis
 from curvedit.files import file_hash, new_directory, write_whole
 from curvedit.kernels import tiles
 from curvedit.selection import Basis
 
 FORMAT = 1
-KINDS = ("A", "G", "A_w", "G_w")
+KINDS = ("A", "G", "A_w", "G_w", "S")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,11 @@ class TargetFactors:
         """``E[|a|^2 g g^T]``, ``(d_out, d_out)``."""
         return self.source.mean("G_w", self.name)
 
+    @property
+    def S(self) -> Tensor:  # noqa: N802
+        """``E[(U_G^T D U_A)^2]``, ``(d_out, d_in)``: EK-FAC's eigenvalues, per position."""
+        return self.source.mean("S", self.name)
+
 
 class Factors(Mapping[str, TargetFactors]):
     """Kronecker factors of a model's targets, in memory or in a directory.
@@ -79,7 +84,7 @@ class Factors(Mapping[str, TargetFactors]):
     def __init__(
         self,
         targets: Mapping[str, Target],
-        sums: Mapping[str, Tensor],  # "A/<inputs>", "G/<name>", …: tile-packed float32
+        sums: Mapping[str, Tensor],  # "A/<inputs>", "G/<name>", …: tile-packed float32; "S/<name>": dense
         provenance: Mapping[str, Any],
         *,
         directory: Path | None = None,
@@ -123,8 +128,13 @@ class Factors(Mapping[str, TargetFactors]):
         kind, _, name = key.partition("/")
         return self.targets[name].shape[1 if kind.startswith("A") else 0]
 
+    def _numel(self, key: str) -> int:
+        kind, _, name = key.partition("/")
+        rows, columns = self.targets[name].shape
+        return rows * columns if kind == "S" else tiles.tile_count(self._size(key)) * tiles.TILE**2
+
     def sum(self, key: str) -> Tensor:
-        """The tile-packed sum under ``"<kind>/<target>"``.
+        """The sum, tile-packed but for "S", under ``"<kind>/<target>"``.
 
         Raises:
             KeyError: it was not fitted.
@@ -134,38 +144,66 @@ class Factors(Mapping[str, TargetFactors]):
             return self._sums[key]
         if key not in self._files or self.directory is None:
             kind, _, name = key.partition("/")
+            remedy = {"A_w": "weighted=True", "G_w": "weighted=True", "S": "corrected='sequence'"}.get(kind)
             raise KeyError(
-                f"{kind} of {name} was not fitted; fit again with weighted=True" if "_w" in kind else f"no factor {key}"
+                f"{kind} of {name} was not fitted; fit again with {remedy}" if remedy else f"no factor {key}"
             )
         path = self.directory / self._files[key]["file"]
         if file_hash(path) != self._files[key]["sha256"]:
             raise ValueError(f"factors: {path} is damaged (its SHA-256 is not the manifest's); fit again")
-        return _read(path, "sum")
+        return read_tensor(path, "sum")
 
     def mean(self, kind: str, name: str) -> Tensor:
-        """The dense mean factor ``(n, n)`` float32 of one target; ``kind`` is one of ``KINDS``."""
+        """The dense mean float32 of one target, ``(n, n)`` or "S" ``(d_out, d_in)``; ``kind`` is one of ``KINDS``."""
         key = self._key(kind, name)
-        size = self._size(key)
-        total: Tensor = tiles.unpack(self.sum(key), size)
+        total: Tensor = self.sum(key) if kind == "S" else tiles.unpack(self.sum(key), self._size(key))
         return total / self._target(name).tokens
+
+    def add_corrections(self, sums: Mapping[str, Tensor], **facts: Any) -> None:
+        """Hold corrected eigenvalues, sums ``"S/<target>"`` (d_out, d_in), which belong to the present bases.
+
+        Raises:
+            ValueError: the factors are saved already: a directory is written once.
+        """
+        if self.directory is not None:
+            raise ValueError(f"factors: expected ones that were not saved yet, got those of {self.directory}")
+        names = [key.partition("/")[2] for key in sums]
+        bases = {name: self._hash_of_bases(name) for name in names}
+        self._sums |= sums
+        self.provenance["corrected"] = {**facts, "bases": bases}
+
+    def corrections(self, name: str) -> Tensor:
+        """EK-FAC's eigenvalues of one target, ``(d_out, d_in)`` float32.
+
+        Raises:
+            KeyError: they were not fitted.
+            ValueError: they belong to other bases: those were decomposed again since.
+        """
+        values = self.mean("S", name)
+        if self.provenance["corrected"]["bases"][name] != self._hash_of_bases(name):
+            raise ValueError(f"factors: the bases of {name!r} are not those its corrections were fitted in; fit again")
+        return values
+
+    def _hash_of_bases(self, name: str) -> str:
+        return "".join(linear.weight_hash(self.basis(kind, name).vectors)[:16] for kind in ("G", "A"))
 
     def basis(self, kind: str, name: str) -> Basis:
         """The eigendecomposition of a mean factor, computed once and cached beside the factors."""
         key = self._key(kind, name)
         path = self._basis_path(key)
         if path is not None and path.exists():
-            return _read_basis(path)
+            return read_basis(path)
         if key not in self._bases:
             basis = decompose(f"{kind} of {name}", self.mean(kind, name))
             if path is None or not os.access(path.parent, os.W_OK):
                 self._bases[key] = basis
             else:
-                _write_basis(path, basis)
+                write_basis(path, basis)
             return basis
         return self._bases[key]
 
     def _basis_path(self, key: str) -> Path | None:
-        return None if self.directory is None else self.directory / (_file_stem(key) + ".basis.safetensors")
+        return None if self.directory is None else self.directory / (file_stem(key) + ".basis.safetensors")
 
     @property
     def identity(self) -> str:
@@ -216,9 +254,14 @@ class Factors(Mapping[str, TargetFactors]):
         """Factors of the union of disjoint data: sums and position counts add.
 
         Raises:
-            ValueError: the parts differ in targets, weights, input groups or labels.
+            ValueError: the parts differ in targets, weights, input groups or labels; or hold corrected
+                eigenvalues, which belong to the bases of one part and not to those of the union.
         """
         first, *rest = list(parts)
+        if any("corrected" in part.provenance for part in (first, *rest)):
+            raise ValueError(
+                "merge: corrected eigenvalues belong to one part's own bases; merge factors fitted without them"
+            )
         sums = {key: first.sum(key).clone() for key in first.keys_of_sums()}
         tokens = {name: target.tokens for name, target in first.targets.items()}
         for part in rest:
@@ -242,15 +285,15 @@ class Factors(Mapping[str, TargetFactors]):
             FileExistsError: the directory has content.
             OSError: it cannot be written; nothing is left under its name.
         """
-        needed = sum(4 * tiles.tile_count(self._size(key)) * tiles.TILE**2 for key in self.keys_of_sums())
+        needed = sum(4 * self._numel(key) for key in self.keys_of_sums())
         with new_directory("directory", directory, needed_bytes=needed) as part:
             files = {}
             for key in self.keys_of_sums():
-                path = part / (_file_stem(key) + ".safetensors")
+                path = part / (file_stem(key) + ".safetensors")
                 save_file({"sum": self.sum(key).cpu().contiguous()}, path)
                 files[key] = {"file": path.name, "bytes": path.stat().st_size, "sha256": file_hash(path)}
             for key, basis in self._bases.items():
-                _write_basis(part / (_file_stem(key) + ".basis.safetensors"), basis)
+                write_basis(part / (file_stem(key) + ".basis.safetensors"), basis)
             manifest = {
                 "format": FORMAT,
                 "status": "complete",
@@ -344,37 +387,3 @@ def _require_mergeable(first: Factors, other: Factors) -> None:
         one, two = first.provenance.get(field), other.provenance.get(field)
         if one != two:
             raise ValueError(f"merge: {field} differs: {one!r} and {two!r}")
-
-
-def _file_stem(key: str) -> str:
-    kind, _, name = key.partition("/")
-    return f"{kind}.{name.replace('/', '_')}"
-
-
-def _read(path: Path, tensor: str) -> Tensor:
-    try:
-        with safe_open(path, framework="pt") as stored:
-            value: Tensor = stored.get_tensor(tensor)
-            return value
-    except SafetensorError as error:
-        raise ValueError(f"factors: {path} is damaged ({error}); fit again") from error
-
-
-def _read_basis(path: Path) -> Basis:
-    try:
-        with safe_open(path, framework="pt") as stored:
-            certificate = json.loads(stored.metadata()["certificate"])
-            return Basis(stored.get_tensor("values"), stored.get_tensor("vectors"), certificate)
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"factors: {path} is damaged ({error}); delete it and it is computed again") from error
-
-
-def _write_basis(path: Path, basis: Basis) -> None:
-    part = path.with_name(path.name + ".part")
-    tensors = {"values": basis.values.cpu(), "vectors": basis.vectors.cpu().contiguous()}
-    try:
-        save_file(tensors, part, {"certificate": json.dumps(dict(basis.certificate))})
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

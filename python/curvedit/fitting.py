@@ -16,6 +16,7 @@ from curvedit.calls import call, default_logits_bytes
 from curvedit.causality import require_causal
 from curvedit.check import is_finite, require_choice
 from curvedit.collector import Collector
+from curvedit.correction import PER, EigenvalueCollector
 from curvedit.factors import Factors, Target, fingerprint
 from curvedit.meter import metered, peak_memory
 from curvedit.objective import Objective
@@ -30,6 +31,7 @@ def fit(
     labels: str = "sampled",
     seed: int = 0,
     weighted: bool = True,
+    corrected: str | None = None,
     task: str | None = None,
     loss: LossFunction | None = None,
     positions: str = "all",
@@ -59,6 +61,10 @@ def fit(
             sample, position); "data" takes the data's own (empirical Fisher).
         seed: Of the label draws.
         weighted: Also accumulate ``A_w = E[|g|^2 a a^T]`` and ``G_w = E[|a|^2 g g^T]``.
+        corrected: "sequence" or "position" measures, in a second pass, the squared gradients of the
+            components themselves, for ``rank(criterion="ekfac")``: of each sequence, whose mean over
+            sampled labels is the Fisher's own diagonal, or of single positions, as if those were
+            independent, which is what the factors assume. Per position that counts, either way.
         task: "language", "classification" or "custom"; None tells it from the first batch.
         loss: For "custom": takes (model output, labels), returns the summed loss.
         positions: Of a classifier: "all" that are not padding, or the "first" (CLS) only, as the
@@ -74,11 +80,13 @@ def fit(
     Raises:
         TypeError: a batch of an unknown kind.
         ValueError: a pattern matches nothing, the data is empty, a batch has no position that
-            counts, weights, activations or gradients are not finite, or the model is not causal.
+            counts, weights, activations or gradients are not finite, or the model is not causal;
+            or, for ``corrected``, batches cannot be gone through twice or change in between.
         RuntimeError: the loss does not depend on a target.
 
     Source:
-        Martens & Grosse 2015, arXiv:1503.05671, section 3; Merullo et al., arXiv:2510.24256, section 3.2.
+        Martens & Grosse 2015, arXiv:1503.05671, section 3; Merullo et al., arXiv:2510.24256, section 3.2;
+        George et al. 2018, arXiv:1806.03884, section 3, for ``corrected``.
 
     Example:
         >>> import torch
@@ -92,6 +100,13 @@ def fit(
     require_choice("positions", positions, ("all", "first"))
     if task is not None:
         require_choice("task", task, TASKS)
+    if corrected is not None:
+        require_choice("corrected", corrected, PER)
+        if iter(batches) is batches:
+            raise ValueError(
+                "batches: expected what can be gone through twice, such as a list, for corrected eigenvalues, "
+                f"got {type(batches).__name__}"
+            )
     if loss is not None:
         if labels == "sampled":
             raise ValueError("labels: expected 'data' with a custom loss, which has no distribution to sample from")
@@ -132,7 +147,29 @@ def fit(
     }
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    return Factors(fitted, collector.sums, provenance)
+    factors = Factors(fitted, collector.sums, provenance)
+    if corrected is not None:
+        _correct(factors, {name: modules[name] for name in fitted}, run, batches, corrected, progress)
+    return factors
+
+
+def _correct(
+    factors: Factors, modules: Mapping[str, nn.Module], first: "_Run", batches: Iterable[Any], per: str, progress: bool
+) -> None:
+    """The second pass; adds its sums to the factors."""
+    device = next(first.model.parameters()).device
+    bases = {name: (factors.basis("G", name), factors.basis("A", name)) for name in modules}
+    vectors = {name: (out.vectors.to(device), inputs.vectors.to(device)) for name, (out, inputs) in bases.items()}
+    collector = EigenvalueCollector(modules, vectors, per=per, positions=first.collector.positions)
+    run = _Run(first.model, first.stack, first.objective, collector, first.inputs_on, first.logits_bytes)
+    with metered(device) as meter, _frozen(first.model), collector.attached():
+        run.over(batches, device, first.task, progress, what="correct")
+    if (run.samples, run.positions) != (first.samples, first.positions):
+        raise ValueError(
+            f"batches: expected the same data in the second pass, {first.samples} samples with {first.positions} "
+            f"positions, got {run.samples} with {run.positions}"
+        )
+    factors.add_corrections(collector.sums, per=per, seconds=round(meter.seconds, 3))
 
 
 class _Run:
@@ -153,7 +190,9 @@ class _Run:
         self.task = ""
         self.backward = "whole model: it has no list of blocks"
 
-    def over(self, batches: Iterable[Any], device: torch.device, task: str | None, progress: bool) -> None:
+    def over(
+        self, batches: Iterable[Any], device: torch.device, task: str | None, progress: bool, *, what: str = "fit"
+    ) -> None:
         """Feed every batch to the collector.
 
         Raises:
@@ -163,7 +202,7 @@ class _Run:
             total=getattr(batches, "tokens", None),
             unit="tok",
             unit_scale=True,
-            desc="fit",
+            desc=what,
             disable=None if progress else True,
         )
         with bar:

@@ -109,8 +109,11 @@ def second_moment_accumulate(
     if offsets is None:
         accumulate_tokens(out, g, a)
         return
-    sources = [(x.data_ptr(), _DTYPES[x.dtype], x.shape[1], *x.stride()) for x in (g, a)]
-    _C.second_moment_accumulate(out.data_ptr(), *sources, offsets.tolist(), torch.get_num_threads())
+    _C.second_moment_accumulate(out.data_ptr(), _source(g), _source(a), offsets.tolist(), torch.get_num_threads())
+
+
+def _source(x: Tensor) -> tuple[int, int, int, int, int]:
+    return x.data_ptr(), _DTYPES[x.dtype], x.shape[1], x.stride(0), x.stride(1)
 
 
 def staircase_limits(

@@ -1,6 +1,6 @@
 """Stage 2, rank: Factors become a Selection of the components to keep."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from curvedit.selection import Basis, Selection, TargetSelection
 
 CURVATURE = {"curvature": ("G", "A"), "weighted": ("G_w", "A_w")}  # kinds of (output, input) factor
 CONTROLS = ("svd", "random")
-CRITERIA = (*CURVATURE, *CONTROLS)
+CRITERIA = (*CURVATURE, "ekfac", *CONTROLS)
 SCOPES = ("target", "model")
 
 
@@ -45,8 +45,10 @@ def rank(
         factors: What ``fit`` returned.
         keep_mass: Share of the total score to keep, in (0, 1]; 1 keeps every weight as it is.
         criterion: "curvature" (the paper); "weighted" (basis and eigenvalues of the norm-weighted
-            factors); or the controls "svd" (score: squared singular value; needs ``model``) and
-            "random" (equal scores in random order, in the curvature basis).
+            factors); "ekfac" (the components' own curvature, measured in the curvature basis by
+            ``fit(corrected=…)``; any set of components, not a staircase); or the controls "svd"
+            (score: squared singular value; needs ``model``) and "random" (equal scores in random
+            order, in the curvature basis).
         scope: "target" applies the share to each weight matrix; "model" puts one threshold over all.
         targets: Patterns that choose among the fitted targets; None takes all.
         model: The model the factors were fitted on; only "svd" reads it.
@@ -61,7 +63,7 @@ def rank(
         KeyError: the factors the criterion needs were not fitted.
 
     Source:
-        Merullo et al., arXiv:2510.24256, section 5.
+        Merullo et al., arXiv:2510.24256, section 5; George et al. 2018, arXiv:1806.03884, for "ekfac".
     """
     share = require_share("keep_mass", keep_mass)
     require_choice("criterion", criterion, CRITERIA)
@@ -79,6 +81,8 @@ def rank(
         found = _staircases(spectra, share, scope)
         picked = {name: _curved(factors, name, CURVATURE[criterion], spectra[name], *found[name]) for name in chosen}
         return Selection(picked, recipe)
+    if criterion == "ekfac":
+        return Selection(_corrected(factors, chosen, share, scope), recipe)
     if scope != "target":
         raise ValueError(f"scope: expected 'target' with the control {criterion!r}, got {scope!r}")
     if criterion == "random":
@@ -184,6 +188,52 @@ def _curved(
     return _selected(factors.targets[name], name, limits, None, threshold, kept, mass, bases, spectra)
 
 
+def _corrected(factors: Factors, names: list[str], share: float, scope: str) -> dict[str, TargetSelection]:
+    """The largest scores, as bit masks; ties go row by row, or are all kept under one threshold for all targets."""
+    threshold = None
+    if scope == "model" and share < 1.0 and len(names) > 1:
+        threshold = _threshold_of_scores(factors, names, share)
+    picked = {}
+    for name in names:
+        target, scores = factors.targets[name], factors.corrections(name).cpu().flatten()
+        total = float(scores.sum(dtype=torch.float64))
+        if not total > 0.0:
+            raise ValueError(f"factors: {name!r} has no curvature at all; leave it out with targets=")
+        if threshold is not None:
+            flags = scores >= threshold
+        else:
+            descending, order = scores.sort(descending=True, stable=True)
+            cumulative = descending.double().cumsum(0)
+            number = int(torch.searchsorted(cumulative, share * cumulative[-1])) + 1
+            flags = torch.zeros(len(scores), dtype=torch.bool)
+            flags[order[: len(scores) if share == 1.0 else number]] = True
+        kept, mass = int(flags.sum()), float(scores[flags].sum(dtype=torch.float64)) / total
+        least = float(scores[flags].min()) if kept else float("inf")
+        mask = torch.from_numpy(np.packbits(flags.view(target.shape).numpy(), axis=1))
+        picked[name] = _selected(target, name, None, mask, least, kept, mass, _curvature_bases(factors, name), None)
+    return picked
+
+
+def _threshold_of_scores(factors: Factors, names: list[str], share: float) -> float:
+    """Largest score at which what is kept of all targets reaches the share; float32 sort like their bits."""
+    scores = [factors.corrections(name).cpu().flatten().sort().values for name in names]
+    sums = [torch.cat([each.new_zeros(1, dtype=torch.float64), each.double().cumsum(0)]) for each in scores]
+    wanted = share * float(sum(its[-1] for its in sums))
+    low, high = 0, int(np.float32(max(float(each[-1]) for each in scores)).view(np.int32))
+    while low < high:
+        middle = low + (high - low + 1) // 2
+        value = torch.tensor(float(np.int32(middle).view(np.float32)))
+        mass = sum(
+            float(its[-1] - its[torch.searchsorted(each, value)]) for each, its in zip(scores, sums, strict=True)
+        )
+        low, high = (middle, high) if mass >= wanted else (low, middle - 1)
+    return float(np.int32(low).view(np.float32))
+
+
+def _curvature_bases(factors: Factors, name: str) -> Callable[[Tensor], tuple[Basis, Basis]]:
+    return lambda _: (factors.basis("G", name), factors.basis("A", name))
+
+
 def _random(factors: Factors, name: str, share: float, key: list[int]) -> TargetSelection:
     """Equal scores: a share of all components, in the curvature basis."""
     target = factors.targets[name]
@@ -192,11 +242,7 @@ def _random(factors: Factors, name: str, share: float, key: list[int]) -> Target
     flags = np.zeros(total, dtype=bool)
     flags[np.random.default_rng(key).permutation(total)[:kept]] = True
     mask = torch.from_numpy(np.packbits(flags.reshape(target.shape), axis=1))
-
-    def bases(_: Tensor) -> tuple[Basis, Basis]:
-        return factors.basis("G", name), factors.basis("A", name)
-
-    return _selected(target, name, None, mask, 1.0 / total, kept, kept / total, bases, None)
+    return _selected(target, name, None, mask, 1.0 / total, kept, kept / total, _curvature_bases(factors, name), None)
 
 
 def _svd(target: Target, name: str, weight: Tensor, share: float) -> TargetSelection:

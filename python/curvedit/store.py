@@ -21,7 +21,7 @@ from curvedit.files import new_directory
 from curvedit.selection import Basis, Selection, TargetSelection
 
 FORMAT = 1
-KINDS = {"curvature": ("G", "A"), "weighted": ("G_w", "A_w"), "random": ("G", "A")}
+KINDS = {"curvature": ("G", "A"), "weighted": ("G_w", "A_w"), "ekfac": ("G", "A"), "random": ("G", "A")}
 
 
 def save_selection(selection: Selection, directory: str | Path, factors: Factors) -> Path:
