@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python/curvedit"
 LAYERS = [  # a module may import only from layers before its own
     {"check", "linear", "selection", "kernels", "_C", "meter", "sampling", "batches"},
-    {"files", "factor_files", "native", "native_cuda", "eigen", "objective", "calls", "causality"},
+    {"files", "factor_files", "target", "native", "native_cuda", "eigen", "objective", "calls", "causality"},
     {"ops"},
     {"factors", "collector", "report", "editing", "library", "doctor", "profiling"},
     {"store", "streaming", "checkpoint", "roofline", "correction"},

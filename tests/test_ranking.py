@@ -1,14 +1,12 @@
 """rank: spectra in, staircases out."""
 
-import itertools
-
 import models
 import numpy as np
 import pytest
 import torch
 
 import curvedit
-from curvedit import Factors, eigen, linear
+from curvedit import Factors, linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
@@ -131,46 +129,3 @@ def test_refuses_a_target_without_curvature():
     factors = Factors.from_moments({"dead": (torch.eye(3), torch.zeros(2, 2), 10)})
     with pytest.raises(ValueError, match="'dead' has no curvature"):
         curvedit.rank(factors, keep_mass=0.5)
-
-
-HOSTILE = {
-    "rank one": lambda n: torch.ones(n, n),
-    "zero": lambda n: torch.zeros(n, n),
-    "repeated": lambda n: torch.eye(n),
-    "huge": lambda n: torch.diag(torch.arange(1.0, n + 1)) * 1e30,
-    "tiny": lambda n: torch.diag(torch.arange(1.0, n + 1)) * 1e-38,
-    "ill-conditioned": lambda n: torch.diag(10.0 ** -torch.linspace(0, 12, n)),
-}
-
-
-@pytest.mark.parametrize(("kind", "size"), list(itertools.product(HOSTILE, [1, 2, 40])))
-def test_hostile_factors_get_a_certified_basis(kind, size):
-    factor = HOSTILE[kind](size)
-    for attempts in (None, (torch.float32, torch.float64)):
-        basis = eigen.decompose(kind, factor, attempts=attempts)
-        assert basis.certificate["residual"] < 1e-5
-        assert basis.certificate["orthogonality"] < 1e-5
-        assert (basis.values >= 0).all()
-        assert (basis.values.diff() <= 0).all()
-        rebuilt = basis.vectors.double() @ basis.values.diag() @ basis.vectors.double().T
-        assert (rebuilt - factor).norm() <= 1e-5 * factor.double().norm()
-
-
-def test_float64_follows_a_failed_float32(monkeypatch):
-    real = torch.linalg.eigh
-
-    def fail_in_single(matrix):
-        values, vectors = real(matrix)
-        return values, vectors * (1.5 if matrix.dtype == torch.float32 else 1)
-
-    monkeypatch.setattr(torch.linalg, "eigh", fail_in_single)
-    factor = torch.diag(torch.arange(1.0, 9))
-    basis = eigen.decompose("A", factor, attempts=(torch.float32, torch.float64))
-    assert basis.certificate["precision"] == "float64"
-    with pytest.raises(RuntimeError, match="A: no eigendecomposition within residual"):
-        eigen.decompose("A", factor, attempts=(torch.float32,))
-
-
-def test_decomposition_refuses_nan():
-    with pytest.raises(ValueError, match="A of x: expected finite values"):
-        eigen.decompose("A of x", torch.full((3, 3), torch.nan))

@@ -151,6 +151,7 @@ def _rank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="for --criterion svd")
     parser.add_argument("--seed", type=int, default=0, help="of --criterion random (0)")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    _quiet(parser)
 
 
 def _project(parser: argparse.ArgumentParser) -> None:

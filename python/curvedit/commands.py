@@ -4,6 +4,7 @@ import argparse
 import functools
 import json
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,12 +21,13 @@ from curvedit.factors import Factors
 from curvedit.files import new_directory, write_whole
 from curvedit.fitting import fit
 from curvedit.kernels.staircase_plan import plan
+from curvedit.meter import peak_memory
 from curvedit.profiling import WIDTHS, measure, repeat, table
 from curvedit.projection import project, project_each
 from curvedit.ranking import rank
 from curvedit.report import Report
 from curvedit.roofline import roofline
-from curvedit.selection import Selection
+from curvedit.selection import BASES, Selection
 from curvedit.store import load_selection, save_selection
 
 Options = argparse.Namespace
@@ -107,6 +109,7 @@ def run_rank(options: Options) -> None:
     factors = Factors.load(options.factors)
     needs_model = options.criterion == "svd" and options.model is not None
     model = models.load_model(options.model, dtype=options.dtype, device="cpu") if needs_model else None
+    started = time.perf_counter()
     selections = [
         rank(
             factors,
@@ -116,9 +119,11 @@ def run_rank(options: Options) -> None:
             targets=options.targets,
             model=model,
             seed=options.seed,
+            progress=options.progress,
         )
         for share in shares
     ]
+    say(_decomposition(factors, selections[0], time.perf_counter() - started))
     if options.sweep is None:
         save_selection(selections[0], out, factors)
         say(_selection_table(selections[0]))
@@ -220,6 +225,22 @@ def _selection_table(selection: Any) -> str:
         share = target.kept / (rows * columns)
         lines.append(f"{name}  {rows} x {columns}  keeps {share:.2%} of its components, mass {target.mass:.4f}")
     return "\n".join(lines)
+
+
+def _decomposition(factors: Factors, selection: Selection, seconds: float) -> str:
+    """Seconds, peak memory, and the worst that the bases' certificates say."""
+    kinds = BASES.get(selection.recipe["criterion"], ())
+    certificates = [factors.certificate(kind, name) for name in selection for kind in kinds]
+    text = f"ranked in {seconds:.1f} s, peak {peak_memory(torch.device('cpu')) / 2**30:.2f} GiB"
+    if not certificates:
+        return text
+    worst = {key: max(each[key] for each in certificates) for key in ("residual", "orthogonality")}
+    singular = sum(each["condition"] is None for each in certificates)
+    retried = sum(each["retried"] for each in certificates)
+    return (
+        f"{text}; {len(certificates)} bases: residual at most {worst['residual']:.0e}, orthogonality "
+        f"{worst['orthogonality']:.0e}, {singular} singular, {retried} decomposed twice"
+    )
 
 
 def _sweep_table(selections: list[Selection]) -> str:

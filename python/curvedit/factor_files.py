@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -40,6 +41,20 @@ def read_basis(path: Path) -> Basis:
         with safe_open(path, framework="pt") as stored:
             certificate = json.loads(stored.metadata()["certificate"])
             return Basis(stored.get_tensor("values"), stored.get_tensor("vectors"), certificate)
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"factors: {path} is damaged ({error}); delete it and it is computed again") from error
+
+
+def read_certificate(path: Path) -> dict[str, Any]:
+    """That of a cached eigendecomposition, without reading the vectors.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            found: dict[str, Any] = json.loads(stored.metadata()["certificate"])
+            return found
     except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"factors: {path} is damaged ({error}); delete it and it is computed again") from error
 

@@ -9,69 +9,25 @@ factors of disjoint data add exactly; read as means. Targets fed by one tensor s
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from curvedit import linear
 from curvedit.check import require_finite, require_shape
-from curvedit.eigen import decompose
-from curvedit.factor_files import file_stem, read_basis, read_tensor, write_basis
+from curvedit.eigen import SMALL, decompose, decompose_small
+from curvedit.factor_files import file_stem, read_basis, read_certificate, read_tensor, write_basis
 from curvedit.files import file_hash, new_directory, write_whole
 from curvedit.kernels import tiles
 from curvedit.selection import Basis
+from curvedit.target import Target, TargetFactors, fingerprint
 
 FORMAT = 1
 KINDS = ("A", "G", "A_w", "G_w", "S")
-
-
-@dataclass(frozen=True)
-class Target:
-    """One fitted linear map."""
-
-    shape: tuple[int, int]  # (d_out, d_in)
-    inputs: str  # the first target fed by the same tensor; its A is this target's A
-    tokens: int  # contributing positions
-    weight_sha256: str  # linear.weight_hash of the weight it was fitted on; "" if unknown
-    weight_dtype: str  # "torch.float32"; "" if unknown
-
-
-@dataclass(frozen=True)
-class TargetFactors:
-    """The factors of one target as means over its contributing positions, float32."""
-
-    name: str
-    tokens: int
-    shape: tuple[int, int]  # (d_out, d_in)
-    source: "Factors"
-
-    @property
-    def A(self) -> Tensor:  # noqa: N802
-        """``E[a a^T]``, ``(d_in, d_in)``."""
-        return self.source.mean("A", self.name)
-
-    @property
-    def G(self) -> Tensor:  # noqa: N802
-        """``E[g g^T]``, ``(d_out, d_out)``."""
-        return self.source.mean("G", self.name)
-
-    @property
-    def A_w(self) -> Tensor:  # noqa: N802
-        """``E[|g|^2 a a^T]``, ``(d_in, d_in)``."""
-        return self.source.mean("A_w", self.name)
-
-    @property
-    def G_w(self) -> Tensor:  # noqa: N802
-        """``E[|a|^2 g g^T]``, ``(d_out, d_out)``."""
-        return self.source.mean("G_w", self.name)
-
-    @property
-    def S(self) -> Tensor:  # noqa: N802
-        """``E[(U_G^T D U_A)^2]``, ``(d_out, d_in)``: EK-FAC's eigenvalues, per position."""
-        return self.source.mean("S", self.name)
 
 
 class Factors(Mapping[str, TargetFactors]):
@@ -195,12 +151,55 @@ class Factors(Mapping[str, TargetFactors]):
             return read_basis(path)
         if key not in self._bases:
             basis = decompose(f"{kind} of {name}", self.mean(kind, name))
-            if path is None or not os.access(path.parent, os.W_OK):
-                self._bases[key] = basis
-            else:
-                write_basis(path, basis)
+            self._keep(key, basis)
             return basis
         return self._bases[key]
+
+    def certificate(self, kind: str, name: str) -> Mapping[str, Any]:
+        """How well a basis satisfies its defining equations; see ``eigen.decompose``."""
+        path = self._basis_path(self._key(kind, name))
+        return read_certificate(path) if path is not None and path.exists() else self.basis(kind, name).certificate
+
+    def decompose(self, kinds: Iterable[tuple[str, str]], *, progress: bool = True) -> None:
+        """Decompose what ``basis`` would later ask for, small factors several at a time.
+
+        Args:
+            kinds: Pairs of a kind, "A", "G", "A_w" or "G_w", and a target.
+            progress: Show a bar, in units of work, n^3.
+
+        Raises:
+            KeyError: one was not fitted.
+            ValueError: one is not finite, not positive semi-definite, or too large.
+            RuntimeError: one could not be decomposed well enough.
+        """
+        missing = {self._key(kind, name): (kind, name) for kind, name in kinds if not self._is_decomposed(kind, name)}
+        by_size: dict[int, list[str]] = {}
+        for key in sorted(missing, key=self._size):
+            by_size.setdefault(self._size(key), []).append(key)
+        work = sum(size**3 * len(keys) for size, keys in by_size.items())
+        with tqdm(total=work, unit="op", unit_scale=True, desc="decompose", disable=None if progress else True) as bar:
+            for size, keys in by_size.items():
+                for some in _groups(keys, size):
+                    names = [" of ".join(missing[key]) for key in some]
+                    bar.set_postfix_str(names[0], refresh=False)
+                    factors = [self.mean(*missing[key]) for key in some]
+                    together = decompose_small(names, factors) if size <= SMALL else map(decompose, names, factors)
+                    for key, basis in zip(some, together, strict=True):
+                        self._keep(key, basis)
+                        bar.update(size**3)
+
+    def _is_decomposed(self, kind: str, name: str) -> bool:
+        key = self._key(kind, name)
+        path = self._basis_path(key)
+        return key in self._bases or (path is not None and path.exists())
+
+    def _keep(self, key: str, basis: Basis) -> None:
+        """Beside the factors where they are in a directory that can be written to; else in memory."""
+        path = self._basis_path(key)
+        if path is None or not os.access(path.parent, os.W_OK):
+            self._bases[key] = basis
+        else:
+            write_basis(path, basis)
 
     def _basis_path(self, key: str) -> Path | None:
         return None if self.directory is None else self.directory / (file_stem(key) + ".basis.safetensors")
@@ -366,12 +365,11 @@ class Factors(Mapping[str, TargetFactors]):
                 )
 
 
-def fingerprint(module: nn.Module | None) -> tuple[str, str]:
-    """Hash and dtype of a linear map's weight; two empty strings for none."""
-    if module is None:
-        return "", ""
-    weight = linear.weight_of(module)
-    return linear.weight_hash(weight), str(weight.dtype)
+def _groups(keys: list[str], size: int) -> Iterator[list[str]]:
+    """As many factors at a time as make 64 MiB; large ones alone."""
+    number = 1 if size > SMALL else max(1, (1 << 26) // (4 * size * size))
+    for start in range(0, len(keys), number):
+        yield keys[start : start + number]
 
 
 def _require_mergeable(first: Factors, other: Factors) -> None:

@@ -17,10 +17,11 @@ from curvedit.causality import require_causal
 from curvedit.check import is_finite, require_choice
 from curvedit.collector import Collector
 from curvedit.correction import PER, EigenvalueCollector
-from curvedit.factors import Factors, Target, fingerprint
+from curvedit.factors import Factors
 from curvedit.meter import metered, peak_memory
 from curvedit.objective import Objective
 from curvedit.streaming import NotStreamableError, Stack, find_stack, streamed_backward
+from curvedit.target import Target, fingerprint
 
 
 def fit(
@@ -158,6 +159,7 @@ def _correct(
 ) -> None:
     """The second pass; adds its sums to the factors."""
     device = next(first.model.parameters()).device
+    factors.decompose([(kind, name) for name in modules for kind in ("G", "A")], progress=progress)
     bases = {name: (factors.basis("G", name), factors.basis("A", name)) for name in modules}
     vectors = {name: (out.vectors.to(device), inputs.vectors.to(device)) for name, (out, inputs) in bases.items()}
     collector = EigenvalueCollector(modules, vectors, per=per, positions=first.collector.positions)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from curvedit import linear, ops
 from curvedit.check import require_choice, require_finite, require_share
 from curvedit.eigen import singular_bases
-from curvedit.factors import Factors, Target
-from curvedit.selection import Basis, Selection, TargetSelection
+from curvedit.factors import Factors
+from curvedit.selection import BASES, Basis, Selection, TargetSelection
+from curvedit.target import Target
 
-CURVATURE = {"curvature": ("G", "A"), "weighted": ("G_w", "A_w")}  # kinds of (output, input) factor
+CURVATURE = ("curvature", "weighted")  # scores are products of eigenvalues
 CONTROLS = ("svd", "random")
 CRITERIA = (*CURVATURE, "ekfac", *CONTROLS)
 SCOPES = ("target", "model")
@@ -28,6 +29,7 @@ def rank(
     targets: str | Sequence[str] | None = None,
     model: nn.Module | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> Selection:
     """Choose the sharpest weight components, up to a share of the curvature.
 
@@ -53,6 +55,7 @@ def rank(
         targets: Patterns that choose among the fitted targets; None takes all.
         model: The model the factors were fitted on; only "svd" reads it.
         seed: Of "random".
+        progress: Show a progress bar while factors are decomposed.
 
     Returns:
         The selection; each target's ``mass`` is the share of its own total in fact kept.
@@ -76,10 +79,13 @@ def rank(
         "seed": seed if criterion == "random" else None,
         "factors": {key: factors.provenance.get(key) for key in ("labels", "seed", "data", "positions", "model")},
     }
+    if criterion in BASES:
+        kinds = BASES[criterion]
+        factors.decompose([(kind, name) for name in chosen for kind in kinds], progress=progress)
     if criterion in CURVATURE:
-        spectra = {name: _spectra(factors, name, *CURVATURE[criterion]) for name in chosen}
+        spectra = {name: _spectra(factors, name, *BASES[criterion]) for name in chosen}
         found = _staircases(spectra, share, scope)
-        picked = {name: _curved(factors, name, CURVATURE[criterion], spectra[name], *found[name]) for name in chosen}
+        picked = {name: _curved(factors, name, BASES[criterion], spectra[name], *found[name]) for name in chosen}
         return Selection(picked, recipe)
     if criterion == "ekfac":
         return Selection(_corrected(factors, chosen, share, scope), recipe)

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Kinds of the output and the input factor whose bases a criterion selects in; "svd" has its own.
+BASES = {"curvature": ("G", "A"), "weighted": ("G_w", "A_w"), "ekfac": ("G", "A"), "random": ("G", "A")}
+
 
 @dataclass(frozen=True)
 class Basis:

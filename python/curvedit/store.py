@@ -18,10 +18,9 @@ from torch import Tensor
 from curvedit.eigen import singular_bases
 from curvedit.factors import Factors
 from curvedit.files import new_directory
-from curvedit.selection import Basis, Selection, TargetSelection
+from curvedit.selection import BASES, Basis, Selection, TargetSelection
 
 FORMAT = 1
-KINDS = {"curvature": ("G", "A"), "weighted": ("G_w", "A_w"), "ekfac": ("G", "A"), "random": ("G", "A")}
 
 
 def save_selection(selection: Selection, directory: str | Path, factors: Factors) -> Path:
@@ -34,7 +33,7 @@ def save_selection(selection: Selection, directory: str | Path, factors: Factors
     """
     if factors.directory is None:
         raise ValueError("factors: expected saved ones, whose directory holds the bases; call factors.save first")
-    directory = Path(directory).absolute()
+    directory, criterion = Path(directory).absolute(), selection.recipe["criterion"]
     tensors: dict[str, Tensor] = {}
     entries: dict[str, Any] = {}
     for name, target in selection.items():
@@ -52,6 +51,7 @@ def save_selection(selection: Selection, directory: str | Path, factors: Factors
             "mass": target.mass,
             "weight_sha256": target.weight_sha256,
             "weight_dtype": target.weight_dtype,
+            "certificates": {kind: dict(factors.certificate(kind, name)) for kind in BASES.get(criterion, ())},
         }
     content = {
         "format": FORMAT,
@@ -110,9 +110,9 @@ def _target(
     name: str, entry: dict[str, Any], tensors: dict[str, Tensor], factors: Factors, criterion: str
 ) -> TargetSelection:
     def bases(weight: Tensor) -> tuple[Basis, Basis]:
-        if criterion not in KINDS:
+        if criterion not in BASES:
             return singular_bases(weight)
-        output, inputs = KINDS[criterion]
+        output, inputs = BASES[criterion]
         return factors.basis(output, name), factors.basis(inputs, name)
 
     def tensor(part: str) -> Tensor | None:
