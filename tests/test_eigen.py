@@ -34,9 +34,7 @@ def kinds(n, seed):
         "1e38": lambda: torch.diag(torch.linspace(1e37, 3e38, n)),
         "1e-30": lambda: turned(torch.arange(1.0, n + 1) * 1e-30, seed),
         "not symmetric": lambda: turned(torch.arange(1.0, n + 1), seed) * (1 + 1e-7 * torch.randn(n, n)),
-        "one dead input": lambda: (
-            turned(torch.arange(1.0, n + 1), seed) * (torch.arange(n) > 0) * (torch.arange(n)[:, None] > 0)
-        ),
+        "one dead input": lambda: turned(torch.arange(1.0, n + 1), seed) * alive * alive[:, None],
     }
 
 
