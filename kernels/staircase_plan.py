@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LEAST = 32  # lines of a band: fewer make products slow
-_MOST = 512  # lines of a chunk, or an eighth of all: more take memory
+_MOST = 512  # lines of a chunk, or an eighth of all, but 128: more take memory
+_SLOWER, _OVERHEAD = 1.3, 4.5e8  # ragged products against dense ones; what many small calls cost, in operations
 _SLOPE = 0.75  # the shortest line of a band over its longest: what the cut throws away is half the rest
 
 Lines = NDArray[np.int64]
@@ -47,7 +48,7 @@ class Part:
     @property
     def most(self) -> int:
         """Lines of a chunk at most."""
-        return min(_MOST, max(_LEAST, self.size // 8))
+        return min(_MOST, max(128, self.size // 8))
 
     def bands(self) -> list[Band]:
         """All lines, in bands of about equal length."""
@@ -84,6 +85,11 @@ class Plan:
     parts: tuple[Part, ...]
     operations: float  # floating-point, of both directions
     dense: float  # those of the four dense products
+
+    @property
+    def pays(self) -> bool:
+        """Whether it is faster than the dense products, on a CPU: nearly always but for small matrices."""
+        return _SLOWER * self.operations + _OVERHEAD < self.dense
 
 
 def plan(limits: Lines, columns: int, *, complement: bool | None = None) -> Plan:

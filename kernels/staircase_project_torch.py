@@ -10,6 +10,7 @@ from torch import Tensor
 
 from curvedit.kernels.staircase_checks import require_mask, require_staircase
 from curvedit.kernels.staircase_plan import Band, Part, Plan, plan
+from curvedit.kernels.staircase_project_ref import staircase_project_ref
 
 _STRIP = 512  # rows that a mask is applied to, or a half-precision weight converted, at once; or an eighth of all
 
@@ -85,6 +86,8 @@ def _stacked(one: Callable[..., Tensor], w: Tensor, u_out: Tensor, u_in: Tensor,
 
 def _project(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
     todo = _plan(limits, w)
+    if not (todo.pays or w.is_cuda):
+        return staircase_project_ref(w.to(u_out.dtype), u_out, u_in, limits) if todo.operations else w.to(u_out.dtype)
     sign, is_first = (-1, False) if todo.is_complement else (1, True)
     result = w.to(u_out.dtype, copy=True) if todo.is_complement else torch.empty_like(w, dtype=u_out.dtype)
     for part, chunk, source, u, v, out in _chunks(todo, w, u_out, u_in, result):

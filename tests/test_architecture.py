@@ -12,7 +12,7 @@ LAYERS = [  # a module may import only from layers before its own
     {"files", "factor_files", "target", "native", "native_cuda", "eigen", "objective", "calls", "causality"},
     {"ops"},
     {"factors", "collector", "report", "editing", "library", "doctor", "profiling"},
-    {"store", "streaming", "checkpoint", "roofline", "correction"},
+    {"store", "workloads", "streaming", "checkpoint", "roofline", "correction"},
     {"fitting", "ranking", "projection", "evaluation", "data"},  # stages: never each other
     {"__init__", "models"},
     {"demo"},

@@ -7,6 +7,7 @@ from cases import integers, limits_of, normal, orthogonal, permutation, run
 from compare import assert_as_accurate
 
 from curvedit import ops
+from curvedit.kernels import staircase_plan
 from curvedit.kernels.staircase_plan import plan
 from curvedit.kernels.staircase_project_ref import masked_project_ref, staircase_project_ref
 
@@ -16,6 +17,13 @@ INTERPRETED = [(5, 3), (65, 129)]
 SHARES = [0.3, 0.8, 0.97]
 BACKENDS = ops.backends("staircase_project")
 FAST = [b for b in BACKENDS if b != "reference"]
+
+
+@pytest.fixture(autouse=True)
+def every_plan_pays(monkeypatch):
+    """Matrices here are so small that dense products would be made of all."""
+    monkeypatch.setattr(staircase_plan, "_OVERHEAD", -1e30)
+
 
 sized = pytest.mark.parametrize(
     ("backend", "m", "n"),
@@ -178,3 +186,11 @@ def test_a_planted_fault_is_seen():
     wrong = limits.clone()
     wrong[int((limits > 0).sum()) - 1] -= 1
     assert not torch.equal(project(w, u_out, u_in, wrong, "torch").double(), truth)
+
+
+def test_small_matrices_are_multiplied_densely(monkeypatch):
+    monkeypatch.undo()
+    w, u_out, u_in, limits = integers(64, 48), permutation(64, 1), permutation(48, 2), limits_of(64, 48, 0.8)
+    assert not plan(limits.numpy(), 48).pays
+    assert plan(limits_of(2752, 1024, 0.97).numpy(), 1024).pays
+    assert torch.equal(project(w, u_out, u_in, limits, "torch"), staircase_project_ref(w, u_out, u_in, limits))

@@ -16,8 +16,8 @@ import yaml
 from curvedit import commands
 from curvedit.check import require_new_directory
 from curvedit.correction import PER
-from curvedit.profiling import WIDTHS
 from curvedit.ranking import CRITERIA, SCOPES
+from curvedit.workloads import MODELS, OPS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,13 +69,15 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("--out", required=True, metavar="DIR", help="new directory")
     inspect = _verb(verbs, "inspect", commands.run_inspect, "say what a factor directory, selection or report holds")
     inspect.add_argument("path", metavar="DIR")
-    bench = _verb(verbs, "bench", commands.run_bench, "time the accumulation kernel beside its rivals")
-    bench.add_argument("--models", nargs="+", choices=WIDTHS, metavar="NAME", help=f"{', '.join(WIDTHS)} (all)")
-    bench.add_argument("--d", nargs="+", type=int, metavar="N", help="these widths instead")
+    bench = _verb(verbs, "bench", commands.run_bench, "time the kernels beside their rivals")
+    bench.add_argument("--ops", nargs="+", choices=OPS, metavar="OP", help=f"{', '.join(OPS)} (all)")
+    shapes = f"{', '.join(MODELS)} (all on a GPU, the first on a CPU)"
+    bench.add_argument("--models", nargs="+", choices=MODELS, metavar="NAME", help=shapes)
+    bench.add_argument("--d", nargs="+", type=int, metavar="N", help="these widths instead, of square maps")
     bench.add_argument("--tokens", type=int, metavar="N", help="rows of the input (16384 on a GPU, 4096 on a CPU)")
     bench.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each candidate (7)")
     bench.add_argument("--device", metavar="NAME", help="cpu or cuda; by default CUDA where there is one")
-    bench.add_argument("--out", metavar="DIR", help="new directory for bench.json and roofline.svg")
+    bench.add_argument("--out", metavar="DIR", help="new directory for bench.json and roofline plots")
     bench.add_argument("--backend", metavar="NAME", help="only run this backend, for a profiler to attach to")
     bench.add_argument("--repeat", type=int, default=10, metavar="N", help="so many times (10)")
     bench.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"], help="of its input")

@@ -22,13 +22,14 @@ from curvedit.files import new_directory, write_whole
 from curvedit.fitting import fit
 from curvedit.kernels.staircase_plan import plan
 from curvedit.meter import peak_memory
-from curvedit.profiling import WIDTHS, measure, repeat, table
+from curvedit.profiling import measure, repeat, table
 from curvedit.projection import project, project_each
 from curvedit.ranking import rank
 from curvedit.report import Report
 from curvedit.roofline import roofline
 from curvedit.selection import BASES, Selection
 from curvedit.store import load_selection, save_selection
+from curvedit.workloads import MODELS, OPS, workloads
 
 Options = argparse.Namespace
 _NOT_RECORDED = ("run", "config", "traceback")
@@ -66,19 +67,22 @@ def run_fit(options: Options) -> None:
 
 
 def run_bench(options: Options) -> None:
-    """Throughput of the accumulation kernel beside its rivals."""
+    """Throughput of the kernels beside their rivals."""
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokens = options.tokens or (16384 if device.type == "cuda" else 4096)
+    shapes = [(d, d, 0) for d in options.d or []] + [MODELS[name] for name in options.models or []]
+    if not shapes:
+        shapes = list(MODELS.values()) if device.type == "cuda" else [MODELS["olmo2-1b"]]
+    asked = options.ops or OPS
     if options.backend is not None:
-        d, dtype = options.d[0] if options.d else 4096, getattr(torch, options.dtype)
-        taken = repeat(options.backend, d, tokens=tokens, dtype=dtype, device=device, times=options.repeat)
-        say(f"{options.backend}, {options.dtype}, d = {d}, {tokens} tokens: {taken:.4f} ms a call")
+        only = (options.backend, getattr(torch, options.dtype))
+        case = next(workloads(asked[0], shapes, tokens=tokens, device=device, only=only))
+        taken = repeat(case, device=device, times=options.repeat)
+        say(f"{case.op}, {options.backend}, {options.dtype}, {case.shape}: {taken:.4f} ms a call")
         return
     out = None if options.out is None else require_new_directory("out", Path(options.out))
-    chosen = [(d, 0) for d in options.d or []]
-    for name in options.models or ([] if options.d else WIDTHS):
-        chosen += [(d, WIDTHS[name][1]) for d in WIDTHS[name][0]]
-    ceilings, rows = measure(sorted(set(chosen)), tokens=tokens, device=device, rounds=options.rounds)
+    cases = (case for op in asked for case in workloads(op, shapes, tokens=tokens, device=device))
+    ceilings, rows = measure(cases, device=device, rounds=options.rounds)
     facts = examine_facts()
     rates = ", ".join(f"{rate:.3g} TFLOP/s with {name} input" for name, rate in ceilings.tflops.items())
     say(f"ceilings: copy {ceilings.copy_gigabytes_per_second:.1f} GB/s, product {rates}")
@@ -87,10 +91,10 @@ def run_bench(options: Options) -> None:
         with new_directory("out", out) as part:
             content = {"machine": facts, "ceilings": asdict(ceilings), "rows": [asdict(row) for row in rows]}
             (part / "bench.json").write_text(json.dumps(content, indent=1))
-            title = (
-                f"syrk_accumulate, {tokens} tokens, {facts['gpu'] if device.type == 'cuda' else facts['cpu kernels']}"
-            )
-            (part / "roofline.svg").write_text(roofline(ceilings, rows, title))
+            where = facts["gpu"] if device.type == "cuda" else facts["cpu kernels"]
+            for op in asked:
+                drawing = roofline(ceilings, [row for row in rows if row.op == op], f"{op}, {where}")
+                (part / f"roofline-{op}.svg").write_text(drawing)
 
 
 def run_doctor(options: Options) -> None:

@@ -1,7 +1,7 @@
-"""Kernel throughput on this machine: every backend beside its rivals, checked, then timed in turn.
+"""Throughput of kernels on this machine: candidates checked, then timed in turn, under measured ceilings.
 
-A row's work is what the result needs, ``tokens d (d + 1)`` operations and one pass over input and
-packed output, whoever computes it: a rival that computes the full square shows half the rate.
+A row's work is what the result needs, whoever computes it: a rival that computes more shows a lower
+rate.
 """
 
 import statistics
@@ -10,41 +10,48 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from curvedit import ops
-from curvedit.kernels import tiles
-
-WIDTHS = {  # hidden and intermediate size; experts
-    "olmo2-1b": ((2048, 8192), 0),
-    "olmo2-7b": ((4096, 11008), 0),
-    "llama-3.1-8b": ((4096, 14336), 0),
-    "qwen3-14b": ((5120, 17408), 0),
-    "qwen3-30b-a3b": ((768, 2048), 128),
-}
-_TOLERANCE = 1e-4  # of an element, relative to the roots of its two diagonal elements
-_SAMPLE = 256  # elements checked
+_TOLERANCE = 1e-4
 _PAUSE = 0.1  # seconds, on a CPU
 
 
 @dataclass(frozen=True)
-class Row:
-    """One candidate at one size."""
+class Candidate:
+    """One way to compute a case."""
 
-    d: int
-    tokens: int
-    groups: int  # experts, each with tokens of its own; 0 for none
+    name: str
+    dtype: torch.dtype  # of its input
+    run: Callable[[], Any]
+    error: Callable[[], float]  # runs it once on fresh memory; largest relative error, of samples at least
+
+
+@dataclass(frozen=True)
+class Case:
+    """A result, and who can compute it."""
+
+    op: str
+    shape: str
+    work: float  # operations that the result needs
+    size: Callable[[torch.dtype], float]  # bytes to be read and written, by the input's dtype
+    candidates: Sequence[Candidate]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate of one case."""
+
+    op: str
+    shape: str
     dtype: str
     candidate: str
     milliseconds: float
     tflops: float  # of the work the result needs
     gigabytes_per_second: float
     roofline: float  # share of what the measured ceilings allow
-    error: float  # largest, of the sampled elements
+    error: float
 
 
 @dataclass(frozen=True)
@@ -55,45 +62,38 @@ class Ceilings:
     tflops: dict[str, float]  # of a large square product, by input dtype
 
 
-def measure(
-    widths: Iterable[tuple[int, int]], *, tokens: int, device: torch.device, rounds: int
-) -> tuple[Ceilings, list[Row]]:
-    """Time ``syrk_accumulate`` at every (width, experts), each backend beside its rivals.
+def measure(cases: Iterable[Case], *, device: torch.device, rounds: int) -> tuple[Ceilings, list[Row]]:
+    """Time every case, one after the other, so that only one is in memory.
 
     Args:
-        widths: Pairs of d and the number of experts, 0 for none.
-        tokens: Rows of the input.
+        cases: Made when it is their turn.
         device: Where.
         rounds: Turns of each candidate; the median counts.
 
     Raises:
-        RuntimeError: a candidate's numbers are wrong; nothing is timed then.
+        RuntimeError: a candidate's numbers are wrong; its case is not timed then.
     """
     ceilings = _ceilings(device)
-    rows = [row for d, groups in widths for row in _rows(d, groups, tokens, device, rounds, ceilings)]
-    return ceilings, rows
+    return ceilings, [row for case in cases for row in _rows(case, device, rounds, ceilings)]
 
 
-def repeat(backend: str, d: int, *, tokens: int, dtype: torch.dtype, device: torch.device, times: int) -> float:
-    """Run one backend a number of times, for a profiler to attach to; milliseconds per call.
-
-    Raises:
-        RuntimeError: the backend cannot run here.
-    """
-    x = torch.randn(tokens, d, device=device).to(dtype)
-    out = tiles.zeros(d, device=device)
-    with _range(f"syrk_accumulate {backend} d={d}", device):
-        return 1e3 * _timed(lambda: ops.call("syrk_accumulate", out, x, backend=backend), device, times)
+def repeat(case: Case, *, device: torch.device, times: int) -> float:
+    """Run a case's first candidate a number of times, for a profiler to attach to; milliseconds per call."""
+    first = case.candidates[0]
+    with _range(f"{case.op} {first.name} {case.shape}", device):
+        return 1e3 * _timed(first.run, device, times)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line per row."""
-    lines = [
-        f"{'d':>6} {'experts':>7}  {'candidate':28}{'input':10}{'ms':>10}{'TFLOP/s':>9}{'GB/s':>9}{'roofline':>10}"
-    ]
+    """One line per row, the shape where it changes."""
+    lines = [f"{'candidate':32}{'input':10}{'ms':>10}{'TFLOP/s':>9}{'GB/s':>9}{'roofline':>10}"]
+    shown = ("", "")
     for row in rows:
-        measured = f"{row.milliseconds:10.3f}{row.tflops:9.3f}{row.gigabytes_per_second:9.1f}{row.roofline:10.0%}"
-        lines.append(f"{row.d:6} {row.groups or '':>7}  {row.candidate:28}{row.dtype:10}{measured}")
+        if (row.op, row.shape) != shown:
+            shown = (row.op, row.shape)
+            lines.append(f"{row.op}, {row.shape}")
+        measured = f"{row.milliseconds:10.4g}{row.tflops:9.3g}{row.gigabytes_per_second:9.3g}{row.roofline:10.0%}"
+        lines.append(f"  {row.candidate:30}{row.dtype:10}{measured}")
     return "\n".join(lines)
 
 
@@ -118,131 +118,30 @@ def interleaved(
     return [statistics.median(taken) for taken in times]
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    name: str
-    dtype: torch.dtype
-    run: Callable[[], Any]
-    at: Callable[[int, Tensor, Tensor], Tensor]  # (group, rows, columns) to the elements of its result
-    clear: Callable[[], Any]
-
-
-def _rows(d: int, groups: int, tokens: int, device: torch.device, rounds: int, ceilings: Ceilings) -> Iterator[Row]:
-    inputs = {torch.float32: torch.randn(tokens, d, device=device)}
-    inputs[torch.bfloat16] = inputs[torch.float32].bfloat16()
-    offsets = None
-    if groups:  # uneven, as routers are
-        cuts = torch.randint(tokens + 1, (groups - 1,), generator=torch.Generator().manual_seed(0)).sort().values
-        offsets = torch.cat([torch.tensor([0]), cuts, torch.tensor([tokens])]).to(device)
-    candidates = [*_own(d, inputs, offsets), *(_rivals(d, inputs) if offsets is None else _loops(d, inputs, offsets))]
-    errors = [_error(candidate, inputs[candidate.dtype], offsets) for candidate in candidates]
-    for candidate, error in zip(candidates, errors, strict=True):
+def _rows(case: Case, device: torch.device, rounds: int, ceilings: Ceilings) -> Iterator[Row]:
+    errors = [candidate.error() for candidate in case.candidates]
+    for candidate, error in zip(case.candidates, errors, strict=True):
         if not error <= _TOLERANCE:
-            raise RuntimeError(f"{candidate.name}, {candidate.dtype}, d = {d}: wrong numbers, error {error:.1e}")
+            raise RuntimeError(
+                f"{case.op}, {candidate.name}, {candidate.dtype}, {case.shape}: wrong numbers, error {error:.1e}"
+            )
     pause = _PAUSE if device.type == "cpu" else 0.0
-    medians = interleaved([candidate.run for candidate in candidates], rounds=rounds, pause=pause, device=device)
-    for candidate, seconds, error in zip(candidates, medians, errors, strict=True):
+    medians = interleaved([each.run for each in case.candidates], rounds=rounds, pause=pause, device=device)
+    for candidate, seconds, error in zip(case.candidates, medians, errors, strict=True):
         kind = str(candidate.dtype).removeprefix("torch.")
-        work = tokens * d * (d + 1.0)
-        size = tokens * d * candidate.dtype.itemsize + 2.0 * 4 * max(1, groups) * d * (d + 1) / 2
-        least = max(work / ceilings.tflops[kind] / 1e12, size / ceilings.copy_gigabytes_per_second / 1e9)
+        size = case.size(candidate.dtype)
+        least = max(case.work / ceilings.tflops[kind] / 1e12, size / ceilings.copy_gigabytes_per_second / 1e9)
         yield Row(
-            d,
-            tokens,
-            groups,
+            case.op,
+            case.shape,
             kind,
             candidate.name,
             _significant(1e3 * seconds),
-            _significant(work / seconds / 1e12),
+            _significant(case.work / seconds / 1e12),
             _significant(size / seconds / 1e9),
             _significant(least / seconds),
             error,
         )
-
-
-def _own(d: int, inputs: dict[torch.dtype, Tensor], offsets: Tensor | None) -> Iterator[_Candidate]:
-    groups = [] if offsets is None else [len(offsets) - 1]
-    out = torch.zeros(*groups, tiles.tile_count(d), tiles.TILE, tiles.TILE, device=inputs[torch.float32].device)
-
-    def at(group: int, rows: Tensor, columns: Tensor) -> Tensor:
-        packed = out if offsets is None else out[group]
-        row, column = rows // tiles.TILE, columns // tiles.TILE
-        return packed[row * (row + 1) // 2 + column, rows % tiles.TILE, columns % tiles.TILE]
-
-    for backend in ops.backends("syrk_accumulate"):
-        for dtype, x in inputs.items():
-            if backend == "reference" or not _can(backend, out, x, offsets):
-                continue
-
-            def run(x: Tensor = x, backend: str = backend) -> None:
-                ops.call("syrk_accumulate", out, x, None, offsets, backend=backend)
-
-            yield _Candidate(f"curvedit {backend}", dtype, run, at, out.zero_)
-
-
-def _can(backend: str, out: Tensor, x: Tensor, offsets: Tensor | None) -> bool:
-    try:
-        ops.choose("syrk_accumulate", out, x, None, offsets, backend=backend)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _rivals(d: int, inputs: dict[torch.dtype, Tensor]) -> Iterator[_Candidate]:
-    x, half = inputs[torch.float32], inputs[torch.bfloat16]
-    square = torch.zeros(d, d, device=x.device)
-
-    def at(_: int, rows: Tensor, columns: Tensor) -> Tensor:
-        return square[rows, columns]
-
-    yield _Candidate("torch addmm", torch.float32, lambda: square.addmm_(x.mT, x), at, square.zero_)
-    if x.is_cuda:
-
-        def addmm() -> None:
-            torch.addmm(square, half.mT, half, out_dtype=torch.float32, out=square)
-
-        yield _Candidate("torch addmm, float32 output", torch.bfloat16, addmm, at, square.zero_)
-        return
-    try:
-        from scipy.linalg import blas  # type: ignore[import-untyped]
-    except ImportError:
-        return
-    packed, columns_first = square.numpy().T, x.numpy().T  # the upper triangle by columns is the lower by rows
-
-    def ssyrk() -> None:
-        blas.ssyrk(1.0, columns_first, 1.0, packed, trans=0, lower=0, overwrite_c=1)
-
-    yield _Candidate("OpenBLAS ssyrk", torch.float32, ssyrk, at, square.zero_)
-
-
-def _loops(d: int, inputs: dict[torch.dtype, Tensor], offsets: Tensor) -> Iterator[_Candidate]:
-    """What there is for experts: one product after the other."""
-    x = inputs[torch.float32]
-    square = torch.zeros(len(offsets) - 1, d, d, device=x.device)
-    bounds = offsets.tolist()
-
-    def run() -> None:
-        for group, (start, stop) in enumerate(pairwise(bounds)):
-            square[group].addmm_(x[start:stop].mT, x[start:stop])
-
-    yield _Candidate("torch addmm, a loop", torch.float32, run, lambda g, r, c: square[g, r, c], square.zero_)
-
-
-def _error(candidate: _Candidate, x: Tensor, offsets: Tensor | None) -> float:
-    generator = torch.Generator().manual_seed(1)
-    pairs = torch.randint(x.shape[1], (2, _SAMPLE), generator=generator).sort(dim=0, descending=True).values
-    rows, columns = pairs.to(x.device)
-    bounds = [0, len(x)] if offsets is None else offsets.tolist()
-    candidate.clear()
-    candidate.run()
-    worst = 0.0
-    for group in {0, len(bounds) // 2, len(bounds) - 2} & set(range(len(bounds) - 1)):
-        part = x[bounds[group] : bounds[group + 1]].double()
-        left, right = part[:, rows], part[:, columns]
-        scale = (left.square().sum(0) * right.square().sum(0)).sqrt().clamp_min(1e-30)
-        off = candidate.at(group, rows, columns).double() - (left * right).sum(0)
-        worst = max(worst, float((off.abs() / scale).max()))
-    return worst
 
 
 def _ceilings(device: torch.device) -> Ceilings:
@@ -252,13 +151,10 @@ def _ceilings(device: torch.device) -> Ceilings:
     rate = 2 * size / _best(partial(target.copy_, source), device) / 1e9
     rates: dict[str, float] = {}
     for dtype in (torch.float32, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
-        if rates and device.type != "cuda":  # half input is multiplied in float32 on a CPU
-            rates[name] = rates["float32"]
-            continue
         a = torch.randn(side, side, device=device).to(dtype)
         seconds = _best(partial(torch.mm, a, a, out=torch.empty_like(a)), device)
-        rates[name] = _significant(2.0 * side**3 / seconds / 1e12)
+        rates[str(dtype).removeprefix("torch.")] = _significant(2.0 * side**3 / seconds / 1e12)
+    rates["bfloat16"] = max(rates.values())  # where it is slower, it can be converted
     return Ceilings(_significant(rate), rates)
 
 

@@ -15,7 +15,8 @@ def roofline(ceilings: Ceilings, rows: Sequence[Row], title: str) -> str:
     names = sorted({row.candidate for row in rows}, key=lambda name: (not name.startswith("curvedit"), name))
     palette = dict(zip(names, (AFTER, *CONTROLS, BEFORE, INK), strict=False))
     intensity = {id(row): 1e3 * row.tflops / row.gigabytes_per_second for row in rows}
-    top = max(ceilings.tflops.values())
+    rates = {name: rate for name, rate in ceilings.tflops.items() if name in {row.dtype for row in rows}}
+    top = max(rates.values())
     ridge = 1e3 * top / ceilings.copy_gigabytes_per_second
     x_axis = _axis([*intensity.values(), ridge], _LEFT, _WIDTH - 20)
     y_axis = _axis([*(row.tflops for row in rows), top], _BOTTOM, 52)
@@ -29,10 +30,11 @@ def roofline(ceilings: Ceilings, rows: Sequence[Row], title: str) -> str:
     for tick in _ticks(y_axis):
         parts.append(line(_LEFT, y_axis.at(tick), _WIDTH - 20, y_axis.at(tick)))
         parts.append(text(_LEFT - 8, y_axis.at(tick) + 4, f"{tick:g}", "end"))
-    for rate in sorted(set(ceilings.tflops.values())):
-        of = " and ".join(name for name, its in ceilings.tflops.items() if its == rate)
+    for rate in sorted(set(rates.values())):
+        of = " and ".join(name for name, its in rates.items() if its == rate)
         corner = 1e3 * rate / ceilings.copy_gigabytes_per_second
-        points = [(x_axis.low, x_axis.low * rate / corner), (corner, rate), (x_axis.high, rate)]
+        slope = [(x_axis.low, x_axis.low * rate / corner), (corner, rate)] if corner > x_axis.low else []
+        points = [*(slope or [(x_axis.low, rate)]), (x_axis.high, rate)]
         parts.append(path([(x_axis.at(x), y_axis.at(y)) for x, y in points], INK))
         parts.append(text(_WIDTH - 24, y_axis.at(rate) - 7, f"measured product, {of}: {rate:.3g} TFLOP/s", "end"))
     for row in rows:
