@@ -36,12 +36,16 @@ step build 180 "$python" -m pip install --no-build-isolation --no-deps -Ccmake.d
 [ $failed = 0 ] || exit 1
 curvedit=("$python" -c "import sys; from curvedit.cli import main; sys.exit(main())")
 step doctor 60 "${curvedit[@]}" doctor
-step tests 180 "$python" -m pytest -q tests/test_syrk_accumulate.py tests/test_staircase_project.py tests/test_doctor.py
+step tests 180 "$python" -m pytest -q tests/test_syrk_accumulate.py tests/test_second_moment_accumulate.py \
+  tests/test_staircase_project.py tests/test_eigen.py tests/test_doctor.py
 rm -rf "$out/kernels"
 step bench 150 "${curvedit[@]}" bench --rounds 5 --out "$out/kernels"
 if command -v compute-sanitizer >/dev/null; then
-  small=(bench --backend cuda --d 136 --tokens 300 --repeat 1)
-  step memcheck 60 compute-sanitizer --tool memcheck --error-exitcode 9 "${curvedit[@]}" "${small[@]}"
-  step racecheck 60 compute-sanitizer --tool racecheck --error-exitcode 9 "${curvedit[@]}" "${small[@]}"
+  for backend in cuda wgmma; do
+    [ $backend = cuda ] || nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -q '^9.0' || continue
+    small=(bench --backend $backend --d 136 --tokens 300 --repeat 1)
+    step memcheck-$backend 60 compute-sanitizer --tool memcheck --error-exitcode 9 "${curvedit[@]}" "${small[@]}"
+    step racecheck-$backend 60 compute-sanitizer --tool racecheck --error-exitcode 9 "${curvedit[@]}" "${small[@]}"
+  done
 fi
 exit $failed

@@ -35,10 +35,10 @@ void syrk_accumulate(const Sums& sums, std::uintptr_t x, int dtype, std::ptrdiff
 void syrk_accumulate_cuda(std::uintptr_t out, std::uintptr_t x, std::uintptr_t weight, std::uintptr_t offsets,
                           std::uintptr_t partial, int dtype, std::int64_t tokens, std::int64_t dim,
                           std::int64_t token_stride, std::int64_t dim_stride, int groups, int splits,
-                          std::uintptr_t stream) {
+                          std::uintptr_t stream, bool hopper) {
   py::gil_scoped_release release;
   curvedit::syrk_accumulate_cuda({out, x, weight, offsets, partial, dtype, tokens, dim, token_stride, dim_stride,
-                                  groups, splits, stream});
+                                  groups, splits, stream, hopper});
 }
 
 using Source = std::tuple<std::uintptr_t, int, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t>;  // as Tokens, less their number
@@ -78,7 +78,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
         py::arg("instruction_set") = "");
   m.def("syrk_accumulate_cuda", &syrk_accumulate_cuda, py::arg("out"), py::arg("x"), py::arg("weight"),
         py::arg("offsets"), py::arg("partial"), py::arg("dtype"), py::arg("tokens"), py::arg("dim"),
-        py::arg("token_stride"), py::arg("dim_stride"), py::arg("groups"), py::arg("splits"), py::arg("stream"));
+        py::arg("token_stride"), py::arg("dim_stride"), py::arg("groups"), py::arg("splits"), py::arg("stream"),
+        py::arg("hopper"));
   m.def("second_moment_accumulate", &second_moment_accumulate, py::arg("out"), py::arg("g"), py::arg("a"),
         py::arg("offsets"), py::arg("threads"), py::arg("instruction_set") = "");
   m.def("second_moment_instruction_sets", &curvedit::second_moment_instruction_sets);

@@ -11,6 +11,7 @@ struct SyrkCuda {
   std::int64_t tokens, dim, token_stride, dim_stride;
   int groups, splits;
   std::uintptr_t stream;
+  bool hopper;  // with wgmma and bulk copies: sm_90a; no weight, dim_stride 1, rows in whole 16 bytes
 };
 
 // Queues the work on the stream, on the current device. Throws std::runtime_error with CUDA's message.

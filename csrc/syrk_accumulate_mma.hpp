@@ -5,44 +5,16 @@
 // from, so that one load instruction serves both. Tensor cores truncate when they add, so the
 // registers go to the float32 tile every 16k tokens.
 #pragma once
-#include <cstdint>
-
-#include "device_functions.hpp"
-#include "tile_order.hpp"
+#include "syrk_on_device.hpp"
 
 namespace curvedit {
-
-struct SyrkOnDevice {
-  float* out;               // (groups, tiles, 128, 128)
-  float* partial;           // (splits, groups, tiles, 128, 128) where blocks share the tokens of a tile, or null
-  const std::uint16_t* x;   // (tokens, dim)
-  const float* weight;      // (tokens,) or null
-  const std::int64_t* offsets;  // (groups + 1,) or null
-  std::int64_t tokens, token_stride, dim_stride;
-  int dim, side, splits, groups;
-};
-
 namespace mma {
 
-constexpr int kTile = 128, kThreads = 256, kDepth = 32, kStages = 4, kBand = 8;
-constexpr int kFlush = 16384;                             // tokens
+constexpr int kTile = kDeviceTile, kThreads = 256, kDepth = 32, kStages = 4;
 constexpr int kOperand = kDepth * kTile;                  // 16-bit words of one operand in one stage
 constexpr int kStage = 2 * kOperand;                      // words
 constexpr int kShared = kStages * (kStage * 2 + kDepth * 4);  // bytes
 constexpr int kRows = 64, kColumns = 32;                  // of a warp
-
-struct Range {
-  std::int64_t first, last;
-};
-
-// The tokens of this block: its group's, shared among the splits in whole steps.
-CURVEDIT_DEVICE Range tokens_of(const SyrkOnDevice& p) {
-  const std::int64_t first = p.offsets ? p.offsets[block_z()] : 0;
-  const std::int64_t last = p.offsets ? p.offsets[block_z() + 1] : p.tokens;
-  const std::int64_t steps = (last - first + kDepth - 1) / kDepth, each = (steps + p.splits - 1) / p.splits;
-  const std::int64_t from = first + each * kDepth * block_y(), to = from + each * kDepth;
-  return {from < last ? from : last, to < last ? to : last};
-}
 
 // Place of a word in an operand: the 16-byte pieces of eight neighbouring tokens lie in different banks.
 CURVEDIT_DEVICE int place(int token, int column) {
@@ -131,10 +103,10 @@ CURVEDIT_KERNEL(mma::kThreads) syrk_accumulate_mma(const SyrkOnDevice p) {
   using namespace mma;
   auto* const words = reinterpret_cast<std::uint16_t*>(shared_memory());
   auto* const roots = reinterpret_cast<float*>(words + kStages * kStage);
-  const Position at = position(block_x(), p.side, kBand);
+  const Position at = position(block_x(), p.side, kDeviceBand);
   const int row = static_cast<int>(at.row) * kTile, column = static_cast<int>(at.column) * kTile;
   const bool is_diagonal = row == column;  // then one operand serves as both
-  const Range range = tokens_of(p);
+  const Range range = tokens_of(p, kDepth);
 
   const auto fetch = [&](std::int64_t token, int stage) {
     std::uint16_t* to = words + stage * kStage;
@@ -146,15 +118,11 @@ CURVEDIT_KERNEL(mma::kThreads) syrk_accumulate_mma(const SyrkOnDevice p) {
     }
   };
 
-  const std::int64_t tiles = static_cast<std::int64_t>(p.side) * (p.side + 1) / 2;
-  const std::int64_t matrix = p.partial ? static_cast<std::int64_t>(block_y()) * p.groups + block_z() : block_z();
-  const std::int64_t index = matrix * tiles + at.row * (at.row + 1) / 2 + at.column;
-  float* const tile = (p.partial ? p.partial : p.out) + index * kTile * kTile;
-
+  float* const tile = tile_of(p, at);
   float sum[4][4][4] = {};
   std::int64_t start = range.first;
   do {  // once even without tokens: a partial tile is always written
-    const std::int64_t stop = start + kFlush < range.last ? start + kFlush : range.last;
+    const std::int64_t stop = start + kDeviceFlush < range.last ? start + kDeviceFlush : range.last;
     const std::int64_t steps = (stop - start + kDepth - 1) / kDepth;
     for (int s = 0; s < kStages - 1; ++s) {
       if (s < steps) fetch(start + s * kDepth, s);
@@ -174,15 +142,6 @@ CURVEDIT_KERNEL(mma::kThreads) syrk_accumulate_mma(const SyrkOnDevice p) {
     store(sum, tile, !p.partial || start != range.first);
     start = stop;
   } while (start < range.last);
-}
-
-// Adds the splits' partial tiles to out, in order. One thread per number.
-CURVEDIT_KERNEL(256) syrk_add_partial(float* out, const float* partial, std::int64_t size, int splits) {
-  const std::int64_t n = static_cast<std::int64_t>(block_x()) * 256 + thread_index();
-  if (n >= size) return;
-  float sum = 0.0f;
-  for (int s = 0; s < splits; ++s) sum += partial[s * size + n];
-  out[n] += sum;
 }
 
 }  // namespace curvedit

@@ -165,7 +165,7 @@ def test_triton_shares_and_flushes_tokens(offsets, processors, monkeypatch):
         assert torch.equal(tiles.unpack(one, 130), tiles.unpack(other, 130))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ops.backends("syrk_accumulate_pair"))
 @dtyped
 @pytest.mark.parametrize("offsets", [None, OFFSETS], ids=["together", "in groups"])
 def test_the_pair_is_both_sums(backend, dtype, offsets):
@@ -213,6 +213,13 @@ def test_subnormal_and_infinite_halves_are_converted():
         assert out[0, 0, 0] == row.float().square()
     native.syrk_accumulate(out, torch.full((1, 1), torch.inf).half())
     assert out[0, 0, 0] == torch.inf
+
+
+def test_tokens_are_shared_where_tiles_are_few():
+    assert tiles.shares_of(36, 16384, 132) == 8  # d = 1024 on 132 processors: 36 tiles
+    assert tiles.shares_of(528, 16384, 132) == 1  # d = 4096: four waves
+    assert tiles.shares_of(1, 100, 132) == 1
+    assert tiles.shares_of(0, 0, 132) == 1
 
 
 def test_packing_round_trip():

@@ -23,6 +23,7 @@ def syrk_accumulate_cuda(
     groups: int,
     splits: int,
     stream: int,
+    hopper: bool,
 ) -> None: ...
 def second_moment_accumulate(
     out: int,

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from curvedit import _C
 from curvedit.kernels.syrk_checks import HALVES, in_two_calls, require_syrk
-from curvedit.kernels.tiles import tile_count
+from curvedit.kernels.tiles import shares_of, tile_count
 
 _DTYPES = {torch.bfloat16: 1, torch.float16: 2}
-_LEAST = 2048  # tokens of a share: fewer do not pay for the partial tile
 
 
 def refuses(x: Tensor) -> str:
@@ -27,9 +26,19 @@ def refuses(x: Tensor) -> str:
     return ""
 
 
-def splits_of(tiles: int, tokens: int, processors: int) -> int:
-    """Among how many blocks the tokens of a tile are shared, so that few tiles still fill the device twice."""
-    return max(1, min(-(-2 * processors // max(1, tiles)), tokens // _LEAST, 16))
+def refuses_hopper(x: Tensor, weight: Tensor | None = None) -> str:
+    """Why the kernel of Hopper GPUs cannot take this input, or ""."""
+    reason = refuses(x)
+    if reason:
+        return reason
+    major, minor = torch.cuda.get_device_capability(x.device)
+    if (major, minor) != (9, 0):
+        return f"needs compute capability 9.0, got {major}.{minor}"
+    if weight is not None:
+        return "takes no weights"
+    if x.stride(1) != 1 or x.shape[1] % 8 or x.stride(0) % 8 or x.data_ptr() % 16:
+        return "takes rows that lie in whole 16 bytes"
+    return "" if x.shape[0] < 1 << 31 else "takes fewer than 2^31 tokens"
 
 
 def syrk_accumulate(
@@ -48,13 +57,36 @@ def syrk_accumulate(
         ValueError: a device, shape or layout does not fit, or ``out`` shares memory with an input.
         RuntimeError: CUDA refused the launch; the message is CUDA's.
     """
+    _accumulate(out, x, weight, offsets, hopper=False)
+
+
+def syrk_accumulate_wgmma(
+    out: Tensor,  # (tile_count(d), 128, 128) float32, contiguous; (groups, …) with offsets
+    x: Tensor,  # (tokens, d) bfloat16 or float16, rows in whole 16 bytes
+    weight: Tensor | None = None,  # None
+    offsets: Tensor | None = None,  # (groups + 1,) int64
+) -> None:
+    """As :func:`syrk_accumulate`, by the tensor cores of Hopper GPUs, for input without weights.
+
+    Raises:
+        TypeError: a dtype is not accepted.
+        ValueError: a device, shape or layout does not fit, or ``out`` shares memory with an input.
+        RuntimeError: the input does not suit, or CUDA refused the launch; the message is CUDA's.
+    """
+    reason = refuses_hopper(x, weight)
+    if reason:
+        raise RuntimeError(f"syrk_accumulate: wgmma {reason}")
+    _accumulate(out, x, None, offsets, hopper=True)
+
+
+def _accumulate(out: Tensor, x: Tensor, weight: Tensor | None, offsets: Tensor | None, *, hopper: bool) -> None:
     require_syrk(out, x, weight, offsets, dtypes=HALVES)
     tokens, dim = x.shape
     groups = 1 if offsets is None else out.shape[0]
     weight = None if weight is None else weight.contiguous()
     with torch.cuda.device(x.device):
         processors = torch.cuda.get_device_properties(x.device).multi_processor_count
-        splits = splits_of(tile_count(dim) * groups, tokens // max(1, groups), processors)
+        splits = shares_of(tile_count(dim) * groups, tokens // max(1, groups), processors)
         partial = out.new_empty(splits, *out.shape) if splits > 1 else None
         _C.syrk_accumulate_cuda(
             out.data_ptr(),
@@ -70,6 +102,7 @@ def syrk_accumulate(
             groups,
             splits,
             torch.cuda.current_stream().cuda_stream,
+            hopper,
         )
         if os.environ.get("CURVEDIT_DEBUG"):
             torch.cuda.synchronize()

@@ -42,12 +42,20 @@ def _off_cuda(*args: Any) -> str:
     return native_cuda.refuses(next(arg for arg in args if arg.ndim == 2))
 
 
+def _off_hopper(*args: Any) -> str:
+    from curvedit import native_cuda
+
+    _, x, weight, *_ = (*args, None)
+    return native_cuda.refuses_hopper(x, weight)
+
+
 _UNMEASURED = "is not yet measured on any GPU; ask for it by name"
 
 _TABLE: dict[str, tuple[Impl, ...]] = {  # fastest first; the reference is last and never refuses
     "syrk_accumulate": (
         Impl("cpp", "curvedit.native:syrk_accumulate", _off_cpu),
         Impl("cuda", "curvedit.native_cuda:syrk_accumulate", _off_cuda, _UNMEASURED),
+        Impl("wgmma", "curvedit.native_cuda:syrk_accumulate_wgmma", _off_hopper, _UNMEASURED),
         Impl("triton", "curvedit.kernels.syrk_accumulate:syrk_accumulate", _off_gpu, _UNMEASURED),
         Impl("torch", "curvedit.kernels.syrk_accumulate_torch:syrk_accumulate_torch"),
         Impl("reference", "curvedit.kernels.syrk_accumulate_ref:syrk_accumulate_ref"),

@@ -1,0 +1,161 @@
+// csrc/hopper_functions.hpp for a CPU, beside device_on_host.hpp.
+//
+// Products happen when they are waited for. Bulk copies happen when somebody waits for their barrier and
+// all its arrivals are there, or, with EARLY_COPIES in the environment, at once: reading too early, or
+// handing memory on too early, shows in one of the two. Descriptors are decoded field by
+// field, and swizzles computed from address bits, as the PTX manual gives them.
+#pragma once
+#include <cstdlib>
+#include <map>
+
+namespace curvedit {
+
+struct TensorMap {
+  const std::uint16_t* base;
+  std::int64_t columns, tokens, stride;  // stride in elements
+  int box_columns, box_tokens;
+};
+#define CURVEDIT_MAP const TensorMap&
+
+namespace host {
+
+struct CountingBarrier {
+  unsigned arrivals = 0, pending = 0, bytes = 0, parity = 0;
+  std::vector<std::pair<unsigned, std::function<void()>>> copies{};
+
+  void settle() {
+    if (pending == 0 && bytes == 0) {
+      parity ^= 1;
+      pending = arrivals;
+    }
+  }
+};
+
+struct Product {
+  float* sum;
+  std::uint64_t a, b;
+  float (*to_float)(std::uint16_t);
+};
+
+struct Hopper {  // what a block has beside host::Block
+  const Block* owner = nullptr;
+  std::map<Shared, CountingBarrier> barriers{};
+  std::map<int, Barrier> partial{};
+  std::vector<std::vector<std::vector<Product>>> groups{};  // of each thread; the last one is open
+};
+
+inline Hopper& hopper() {
+  static Hopper state;
+  static int x = -1, y = -1, z = -1;
+  if (state.owner != block || x != block->x || y != block->y || z != block->z) {
+    state = Hopper{block};
+    state.groups.assign(block->threads, {{}});
+    x = block->x, y = block->y, z = block->z;
+  }
+  return state;
+}
+
+inline std::uintptr_t window() { return reinterpret_cast<std::uintptr_t>(block->shared.data()) / 1024 * 1024; }
+inline std::uintptr_t swizzled(std::uintptr_t offset) { return offset ^ ((offset >> 7 & 7) << 4); }
+
+// Element (column, row) of a matrix that a descriptor tells of.
+inline std::uint16_t element(std::uint64_t matrix, int column, int row) {
+  const std::uintptr_t start = (matrix & 0x3fff) << 4, columns = (matrix >> 16 & 0x3fff) << 4, rows = (matrix >> 32 & 0x3fff) << 4;
+  const std::uintptr_t offset = start + column / 64 * columns + row / 8 * rows + row % 8 * 128 + column % 64 * 2;
+  std::uint16_t word;
+  std::memcpy(&word, reinterpret_cast<const char*>(window() + swizzled(offset)), 2);
+  return word;
+}
+
+inline void run(const Product& product) {
+  const int thread = current % 128, lane = thread % 32;
+  for (int n = 0; n < 64; ++n) {
+    const int row = thread / 32 * 16 + lane / 4 + n / 2 % 2 * 8, column = n / 4 * 8 + lane % 4 * 2 + n % 2;
+    for (int k = 0; k < 16; ++k)
+      product.sum[n] += product.to_float(element(product.a, row, k)) * product.to_float(element(product.b, column, k));
+  }
+}
+
+}  // namespace host
+
+inline void init_barrier(Shared barrier, unsigned arrivals) { host::hopper().barriers[barrier] = {arrivals, arrivals}; }
+inline void publish_barriers() {}
+inline void arrive(Shared barrier) {
+  host::CountingBarrier& state = host::hopper().barriers.at(barrier);
+  --state.pending;
+  state.settle();
+}
+inline void arrive_expecting(Shared barrier, unsigned bytes) {
+  host::hopper().barriers.at(barrier).bytes += bytes;
+  arrive(barrier);
+}
+inline void wait(Shared barrier, unsigned parity) {
+  host::yield();  // so that others come before what is only seldom waited for
+  for (;;) {
+    host::CountingBarrier& state = host::hopper().barriers.at(barrier);
+    if (state.parity != parity) return;
+    if (state.pending == 0 && !state.copies.empty()) {
+      const auto [bytes, copy] = state.copies.front();
+      state.copies.erase(state.copies.begin());
+      copy();
+      state.bytes -= bytes;
+      state.settle();
+    } else {
+      host::yield();
+    }
+  }
+}
+
+inline void load_box(Shared to, const TensorMap* map, int column, int token, Shared barrier) {
+  const auto copy = [=] {
+    for (int t = 0; t < map->box_tokens; ++t)
+      for (int c = 0; c < map->box_columns; ++c) {
+        const bool is_inside = token + t < map->tokens && column + c < map->columns;
+        const std::uint16_t word = is_inside ? map->base[(token + t) * map->stride + column + c] : 0;
+        const std::uintptr_t offset = host::swizzled(to - host::window() + t * map->box_columns * 2 + c * 2);
+        std::memcpy(reinterpret_cast<char*>(host::window() + offset), &word, 2);
+      }
+  };
+  const auto bytes = static_cast<unsigned>(map->box_tokens * map->box_columns * 2);
+  static const bool is_early = std::getenv("EARLY_COPIES") != nullptr;
+  host::CountingBarrier& state = host::hopper().barriers.at(barrier);
+  if (is_early) {
+    copy();
+    state.bytes -= bytes;
+    state.settle();
+  } else {
+    state.copies.push_back({bytes, copy});
+  }
+}
+
+inline void fence_async() {}
+inline void partial_barrier(int id, int threads) { host::meet(host::hopper().partial[id], threads); }
+
+inline void begin_products() {}
+inline void commit_products() { host::hopper().groups[host::current].emplace_back(); }
+
+template <int kPending>
+inline void wait_for_products() {
+  auto& groups = host::hopper().groups[host::current];
+  while (groups.size() > kPending + 1) {
+    for (const host::Product& product : groups.front()) host::run(product);
+    groups.erase(groups.begin());
+  }
+  host::meet(host::warp().barrier, 32);
+}
+
+inline std::uint64_t matrix_at(Shared at, unsigned next_columns, unsigned next_rows) {
+  const std::uint64_t place = ((at - host::window()) & 0x3ffff) >> 4, columns = next_columns >> 4, rows = next_rows >> 4;
+  return place | columns << 16 | rows << 32 | 1ull << 62;
+}
+
+template <typename Words>
+struct WarpgroupOnHost {
+  static void multiply(float (&d)[64], std::uint64_t a, std::uint64_t b) {
+    host::hopper().groups[host::current].back().push_back({d, a, b, Words::to_float});
+  }
+};
+using Bfloat16Warpgroup = WarpgroupOnHost<Bfloat16Words>;
+using Float16Warpgroup = WarpgroupOnHost<Float16Words>;
+
+}  // namespace curvedit

@@ -1,0 +1,70 @@
+// A case of syrk_accumulate for a kernel that runs on a CPU: exact data, and a plain sum to compare with.
+#pragma once
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+
+#include "../../csrc/syrk_on_device.hpp"
+
+namespace curvedit {
+
+struct Case {
+  std::int64_t tokens;
+  int dim;
+  bool weighted, aligned;
+  int splits, groups;
+  std::int64_t poisoned = 0;  // last tokens, which belong to no group
+};
+
+template <typename Words, typename Launch>
+int run(const Case& c, Launch launch) {
+  std::mt19937 random(0);
+  std::uniform_int_distribution<int> small(-4, 4);  // every sum is exact: the results must be equal
+  const std::int64_t stride = c.aligned ? c.dim + 8 : 2 * c.dim + 3, step = c.aligned ? 1 : 2;
+  std::vector<std::uint16_t> x(static_cast<std::size_t>(c.tokens * stride + 8));
+  for (auto& value : x) value = Words::from_float(static_cast<float>(small(random)));
+  for (std::int64_t t = 0; c.poisoned && t < c.tokens; ++t)  // beside the columns, and in tokens of no group
+    for (std::int64_t n = t < c.tokens - c.poisoned ? c.dim : 0; n < stride; ++n) x[t * stride + n] = 0x7fff;
+  std::vector<float> weight(static_cast<std::size_t>(c.tokens));
+  for (auto& value : weight) value = static_cast<float>(small(random) * small(random) > 3 ? 4 : 0);
+  for (std::int64_t t = 0; c.weighted && t < c.tokens; ++t)  // a token of weight 0 must not count, whatever it holds
+    if (weight[t] == 0.0f) x[t * stride] = 0x7fff;
+  std::vector<std::int64_t> offsets;  // uneven, the second group empty
+  for (int g = 0; g <= c.groups; ++g) offsets.push_back(g == 0 ? 0 : g < 3 ? (c.tokens - c.poisoned) / 3 : (c.tokens - c.poisoned) * g / c.groups);
+  offsets.back() = c.tokens - c.poisoned;
+
+  const int side = (c.dim + kDeviceTile - 1) / kDeviceTile, tiles = side * (side + 1) / 2;
+  const std::size_t size = static_cast<std::size_t>(c.groups) * tiles * kDeviceTile * kDeviceTile, guard = 1000;
+  std::vector<float> out(size + 2 * guard, 7.0f);
+  std::vector<float> partial(c.splits > 1 ? c.splits * size : 0, NAN);
+  SyrkOnDevice p{out.data() + guard, partial.empty() ? nullptr : partial.data(), x.data(), c.weighted ? weight.data() : nullptr,
+                 c.groups > 1 ? offsets.data() : nullptr, c.tokens, stride, step, c.dim, side, c.splits, c.groups};
+  launch(p);
+  if (p.partial)
+    host::launch(static_cast<int>((size + 255) / 256), 1, 1, 256, 0,
+                 [&] { syrk_add_partial(p.out, p.partial, static_cast<std::int64_t>(size), p.splits); });
+
+  long wrong = 0, touched = 0;
+  for (std::size_t n = 0; n < guard; ++n) touched += (out[n] != 7.0f) + (out[guard + size + n] != 7.0f);
+  for (int g = 0; g < c.groups; ++g) {
+    const std::int64_t first = c.groups > 1 ? offsets[g] : 0, last = c.groups > 1 ? offsets[g + 1] : c.tokens;
+    for (int i = 0; i < c.dim; ++i)
+      for (int j = 0; j <= i; ++j) {
+        double sum = 7.0;
+        for (std::int64_t t = first; t < last; ++t) {
+          const double w = c.weighted ? weight[t] : 1.0;
+          if (w > 0.0) sum += w * Words::to_float(x[t * stride + i * step]) * Words::to_float(x[t * stride + j * step]);
+        }
+        const std::ptrdiff_t tile = i / kDeviceTile * (i / kDeviceTile + 1) / 2 + j / kDeviceTile;
+        const std::ptrdiff_t at = ((g * tiles + tile) * kDeviceTile + i % kDeviceTile) * kDeviceTile + j % kDeviceTile;
+        wrong += p.out[at] != static_cast<float>(sum);
+      }
+  }
+  std::printf("{\"wrong\": %ld, \"touched\": %ld}\n", wrong, touched);
+  return wrong || touched;
+}
+
+}  // namespace curvedit
