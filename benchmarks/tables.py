@@ -59,6 +59,34 @@ def staircase(found):
     )
 
 
+def sweep(found):
+    rows = []
+    for run in found:
+        m, n = run["shape"]
+        rows.append([f"{m} × {n}", *(f"{run['over_own'][name]:.1f} ×" for name in ("one after the other", "dense"))])
+    return table(["ten shares, 0.5 … 0.95, sharing the forward half", "one after the other", "dense"], rows)
+
+
+def second_moment(found):
+    rows = []
+    for run in found:
+        (m, n), rivals = run["shape"], ("torch, one after the other", "torch, stored", "one product")
+        share = run["extra_bytes"]["own"] / run["extra_bytes"]["torch, stored"]
+        times = [f"{run['over_own'][name]:.2f} ×" for name in rivals]
+        rows.append([f"{m} × {n}, {run['threads']} thread(s)", *times, f"{share:.1%}"])
+    titles = ["one after the other", "stored", "one product of all tokens", "our extra memory, of stored"]
+    return table(["`second_moment_accumulate`, 64 sequences of 128 tokens", *titles], rows)
+
+
+def eigen(found):
+    names = [name for name in found[0]["over_own"] if name != "own"]
+    rows = []
+    for run in found:
+        seconds = f"{run['median_ms']['own'] / 1e3:.2f} s"
+        rows.append([str(run["n"]), seconds, *(f"{run['over_own'][name]:.2f} ×" for name in names)])
+    return table(["eigendecomposition, certified: n", "own", *names], rows)
+
+
 def whole_fit(found):
     names = list(found[0]["median_ms"])
     rows = []
@@ -95,11 +123,20 @@ def demo():
 def filled(text):
     kernels, content = runs("kernels.json")
     fits, _ = runs("fit.json")
+    decompositions, _ = runs("eigen.json")
     where = (
         f"{content['machine_info']['cpu']['brand_raw']}, {content['machine_info']['instruction_set']}, 2 cores, "
         f"torch {content['machine_info']['torch']}, {content['datetime'][:10]}; medians, as multiples of our own time:"
     )
-    speed = [where, syrk(kernels["syrk_accumulate"]), staircase(kernels["staircase_project"]), whole_fit(fits["fit"])]
+    speed = [
+        where,
+        syrk(kernels["syrk_accumulate"]),
+        staircase(kernels["staircase_project"]),
+        sweep(kernels["sweep"]),
+        second_moment(kernels["second_moment_accumulate"]),
+        eigen(decompositions["eigen"]),
+        whole_fit(fits["fit"]),
+    ]
     for name, body in (("bench", "\n\n".join(speed)), ("demo", demo())):
         pattern = re.compile(rf"(<!-- {name} table -->\n).*?(<!-- end of {name} table -->)", re.DOTALL)
         text, count = pattern.subn(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text)

@@ -41,7 +41,7 @@ class Check:
     def __str__(self) -> str:
         """One line."""
         verdict = "" if self.error is None else f"{'ok' if self.is_sound else 'WRONG'}, error {self.error:.0e}"
-        return f"{self.op:21} {self.device:5} {self.backend:10} {self.use:8} {verdict:17} {self.reason}".rstrip()
+        return f"{self.op:25}{self.device:5} {self.backend:10} {self.use:8} {verdict:17} {self.reason}".rstrip()
 
 
 @dataclass(frozen=True)
