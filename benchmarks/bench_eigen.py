@@ -13,7 +13,8 @@ from interleave import extra_memory, interleaved, record
 from scipy import linalg
 
 from curvedit import ops
-from curvedit.eigen import RESIDUAL_LIMIT, decompose
+from curvedit.factors import decompose
+from curvedit.factors.decomposition import RESIDUAL_LIMIT
 from curvedit.kernels import tiles
 
 
@@ -32,7 +33,9 @@ def orthonormal(block):
         ops.call("syrk_accumulate", packed, block)
         gram = tiles.unpack(packed, width)
         gram.diagonal().add_(1e-6 * float(gram.diagonal().max()))
-        block = torch.linalg.solve_triangular(torch.linalg.cholesky(gram).mT, block, upper=True, left=False)
+        block = torch.linalg.solve_triangular(
+            torch.linalg.cholesky(gram).mT, block, upper=True, left=False
+        )
     return block
 
 
@@ -43,7 +46,9 @@ def subspace_iteration(matrix, count, limit):
         image = matrix @ block
         values, turn = torch.linalg.eigh(block.mT @ image)
         leading = turn[:, -count:]
-        residual = (image @ leading - (block @ leading) * values[-count:]).norm(dim=0).max() / values[-1]
+        residual = (image @ leading - (block @ leading) * values[-count:]).norm(
+            dim=0
+        ).max() / values[-1]
         if residual <= limit:
             return values[-count:], block @ leading, iteration
         block = orthonormal(image)
@@ -59,8 +64,12 @@ def bench_eigen(benchmark, n):
         "own": own,
         "torch float64": lambda: torch.linalg.eigh(double),
         "torch float32": lambda: torch.linalg.eigh(matrix),
-        "LAPACK syevr, leading quarter": lambda: linalg.eigh(double.numpy(), subset_by_index=[n - count, n - 1]),
-        "subspace iteration, leading quarter": lambda: subspace_iteration(matrix, count, RESIDUAL_LIMIT),
+        "LAPACK syevr, leading quarter": lambda: linalg.eigh(
+            double.numpy(), subset_by_index=[n - count, n - 1]
+        ),
+        "subspace iteration, leading quarter": lambda: subspace_iteration(
+            matrix, count, RESIDUAL_LIMIT
+        ),
     }
     seconds = interleaved(candidates, rounds=5 if n <= 1024 else 2)
     _, vectors, iterations = subspace_iteration(matrix, count, RESIDUAL_LIMIT)

@@ -37,7 +37,9 @@ def build():
 
 
 def data():
-    return list(torch.randint(8192, (BATCHES, BATCH, WINDOW), generator=torch.Generator().manual_seed(0)))
+    return list(
+        torch.randint(8192, (BATCHES, BATCH, WINDOW), generator=torch.Generator().manual_seed(0))
+    )
 
 
 def candidates(model, batches):
@@ -50,7 +52,9 @@ def candidates(model, batches):
 
 
 def peak_above_model(name):
-    run = subprocess.run([sys.executable, Path(__file__), name], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, Path(__file__), name], capture_output=True, text=True, check=True
+    )
     return json.loads(run.stdout.splitlines()[-1])
 
 

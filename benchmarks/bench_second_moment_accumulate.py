@@ -40,7 +40,12 @@ def bench_second_moment_accumulate(benchmark, shape, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     product = lambda: g.T @ a  # noqa: E731
-    candidates = {"own": own, "torch, one after the other": loop, "torch, stored": stored, "one product": product}
+    candidates = {
+        "own": own,
+        "torch, one after the other": loop,
+        "torch, stored": stored,
+        "one product": product,
+    }
     seconds = interleaved(candidates, rounds=7)
     benchmark.pedantic(own, rounds=3, warmup_rounds=1)
     torch.set_num_threads(before)
@@ -52,6 +57,9 @@ def bench_second_moment_accumulate(benchmark, shape, threads):
         shape=shape,
         threads=threads,
         own_gflops=round(flop / seconds["own"] / 1e9, 1),
-        extra_bytes={"own": extra_resident(SETUP.format(m=m, n=n), RUN), "torch, stored": extra_memory(stored)},
+        extra_bytes={
+            "own": extra_resident(SETUP.format(m=m, n=n), RUN),
+            "torch, stored": extra_memory(stored),
+        },
     )
     benchmark.group = f"second_moment_accumulate, {threads} thread(s)"

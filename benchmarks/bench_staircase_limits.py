@@ -15,7 +15,9 @@ def bench_staircase_limits(benchmark, shape):
     if shape[0] * shape[1] < 1e6:  # sorting 45 million products takes seconds and a gigabyte
         expected = ops.call("staircase_limits", lam, mu, 0.6, backend="reference")
         assert torch.equal(own()[0], expected[0])
-        candidates["sorting"] = lambda: ops.call("staircase_limits", lam, mu, 0.6, backend="reference")
+        candidates["sorting"] = lambda: ops.call(
+            "staircase_limits", lam, mu, 0.6, backend="reference"
+        )
     record(benchmark, interleaved(candidates, rounds=9), "own", shape=shape)
     benchmark.pedantic(own, rounds=20, warmup_rounds=2)
     benchmark.group = "staircase_limits"

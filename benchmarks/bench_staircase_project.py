@@ -8,7 +8,7 @@ from cases import limits_of, normal
 from interleave import extra_memory, interleaved, record
 
 from curvedit import ops
-from curvedit.kernels.staircase_plan import plan
+from curvedit.kernels.staircase_project_plan import plan
 
 SHAPES = [(1376, 512), (2752, 1024), (5504, 2048)]
 SWEEP = [share / 100 for share in range(50, 100, 5)]
@@ -40,7 +40,8 @@ def bench_staircase_project(benchmark, shape, share):
         operations_of_dense=round(found.operations / found.dense, 4),
         time_of_dense=round(seconds["own"] / seconds["dense"], 4),
         memory_of_weight={
-            name: round(extra_memory(run) / (4 * w.numel()), 3) for name, run in (("own", own), ("dense", dense))
+            name: round(extra_memory(run) / (4 * w.numel()), 3)
+            for name, run in (("own", own), ("dense", dense))
         },
     )
     benchmark.pedantic(own, rounds=3, warmup_rounds=1)
@@ -61,10 +62,19 @@ def bench_sweep(benchmark, shape):
         for limits in staircases:
             ops.call("staircase_project", w, u_out, u_in, limits, backend=backend)
 
-    candidates = {"own": shared, "one after the other": each, "dense": functools.partial(each, "reference")}
+    candidates = {
+        "own": shared,
+        "one after the other": each,
+        "dense": functools.partial(each, "reference"),
+    }
     seconds = interleaved(candidates, rounds=3)
     record(
-        benchmark, seconds, "own", shape=shape, shares=SWEEP, time_of_dense=round(seconds["own"] / seconds["dense"], 4)
+        benchmark,
+        seconds,
+        "own",
+        shape=shape,
+        shares=SWEEP,
+        time_of_dense=round(seconds["own"] / seconds["dense"], 4),
     )
     benchmark.pedantic(shared, rounds=1)
     benchmark.group = "staircase_project, a sweep"

@@ -20,7 +20,9 @@ def runs(file):
     content = json.loads((RESULTS / file).read_text())
     found = {}
     for run in content["benchmarks"]:
-        found.setdefault(run["name"].split("[")[0].removeprefix("bench_"), []).append(run["extra_info"])
+        found.setdefault(run["name"].split("[")[0].removeprefix("bench_"), []).append(
+            run["extra_info"]
+        )
     return found, content
 
 
@@ -45,7 +47,10 @@ def syrk(found):
                 "torch `addmm_` in bfloat16, result rounded",
                 lambda run: f"{run['over_own']['torch addmm_ bfloat16']:.2f} ×",
             ),
-            row("our own pair: plain and weighted sum", lambda run: f"{run['over_own']['own pair']:.2f} ×"),
+            row(
+                "our own pair: plain and weighted sum",
+                lambda run: f"{run['over_own']['own pair']:.2f} ×",
+            ),
         ],
     )
 
@@ -54,8 +59,14 @@ def staircase(found):
     by = {(tuple(run["shape"]), run["keep_mass"]): run for run in found}
     shapes, shares = sorted({s for s, _ in by}), sorted({k for _, k in by})
     return table(
-        ["`staircase_project`, spectra 1/i: the dense rotation takes", *(f"ρ = {share}" for share in shares)],
-        [[f"{m} × {n}", *(f"{by[(m, n), share]['over_own']['dense']:.1f} ×" for share in shares)] for m, n in shapes],
+        [
+            "`staircase_project`, spectra 1/i: the dense rotation takes",
+            *(f"ρ = {share}" for share in shares),
+        ],
+        [
+            [f"{m} × {n}", *(f"{by[(m, n), share]['over_own']['dense']:.1f} ×" for share in shares)]
+            for m, n in shapes
+        ],
     )
 
 
@@ -63,18 +74,33 @@ def sweep(found):
     rows = []
     for run in found:
         m, n = run["shape"]
-        rows.append([f"{m} × {n}", *(f"{run['over_own'][name]:.1f} ×" for name in ("one after the other", "dense"))])
-    return table(["ten shares, 0.5 … 0.95, sharing the forward half", "one after the other", "dense"], rows)
+        rows.append(
+            [
+                f"{m} × {n}",
+                *(f"{run['over_own'][name]:.1f} ×" for name in ("one after the other", "dense")),
+            ]
+        )
+    return table(
+        ["ten shares, 0.5 … 0.95, sharing the forward half", "one after the other", "dense"], rows
+    )
 
 
 def second_moment(found):
     rows = []
     for run in found:
-        (m, n), rivals = run["shape"], ("torch, one after the other", "torch, stored", "one product")
+        (m, n), rivals = (
+            run["shape"],
+            ("torch, one after the other", "torch, stored", "one product"),
+        )
         share = run["extra_bytes"]["own"] / run["extra_bytes"]["torch, stored"]
         times = [f"{run['over_own'][name]:.2f} ×" for name in rivals]
         rows.append([f"{m} × {n}, {run['threads']} thread(s)", *times, f"{share:.1%}"])
-    titles = ["one after the other", "stored", "one product of all tokens", "our extra memory, of stored"]
+    titles = [
+        "one after the other",
+        "stored",
+        "one product of all tokens",
+        "our extra memory, of stored",
+    ]
     return table(["`second_moment_accumulate`, 64 sequences of 128 tokens", *titles], rows)
 
 
@@ -96,7 +122,12 @@ def whole_fit(found):
     seconds = " / ".join(f"{run['median_ms']['own'] / 1e3:.1f} s" for run in found)
     rows[0][1] = seconds
     return table(
-        ["`fit`, 8 layers of width 512, 8 × 512 tokens a batch", "1 / 2 threads", "peak above the model"], rows
+        [
+            "`fit`, 8 layers of width 512, 8 × 512 tokens a batch",
+            "1 / 2 threads",
+            "peak above the model",
+        ],
+        rows,
     )
 
 
@@ -138,7 +169,9 @@ def filled(text):
         whole_fit(fits["fit"]),
     ]
     for name, body in (("bench", "\n\n".join(speed)), ("demo", demo())):
-        pattern = re.compile(rf"(<!-- {name} table -->\n).*?(<!-- end of {name} table -->)", re.DOTALL)
+        pattern = re.compile(
+            rf"(<!-- {name} table -->\n).*?(<!-- end of {name} table -->)", re.DOTALL
+        )
         text, count = pattern.subn(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text)
         assert count == 1, name
     return text
@@ -148,5 +181,8 @@ if __name__ == "__main__":
     before = README.read_text()
     after = filled(before)
     if "--check" in sys.argv[1:]:
-        sys.exit("README.md: its tables differ from benchmarks/results; run benchmarks/tables.py" * (after != before))
+        sys.exit(
+            "README.md: its tables differ from benchmarks/results; run benchmarks/tables.py"
+            * (after != before)
+        )
     README.write_text(after)

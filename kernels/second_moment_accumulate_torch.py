@@ -4,24 +4,17 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from curvedit.kernels.second_moment_checks import accumulate_tokens, require_second_moment
-
 _STRIP = 256  # rows of a gradient that are held
+_TOKENS = 1024  # squared at a time
 
 
-def second_moment_accumulate_torch(
+def second_moment_accumulate(
     out: Tensor,  # (d_out, d_in) float32, contiguous
     g: Tensor,  # (tokens, d_out) float32, bfloat16 or float16
     a: Tensor,  # (tokens, d_in), as g
     offsets: Tensor | None = None,  # (sequences + 1,) int64
 ) -> None:
-    """Add ``sum_b (sum_(t in b) g_t a_t^T)^2``, elementwise, to ``out``; without offsets over single tokens.
-
-    Raises:
-        TypeError: a dtype is not accepted.
-        ValueError: a shape, layout or device does not fit, or ``out`` shares memory with an input.
-    """
-    require_second_moment(out, g, a, offsets)
+    """Add ``sum_b (sum_(t in b) g_t a_t^T)^2``, elementwise, to ``out``; without offsets over single tokens."""
     if offsets is None:
         accumulate_tokens(out, g, a)
         return
@@ -30,3 +23,10 @@ def second_moment_accumulate_torch(
         for row in range(0, out.shape[0], _STRIP):
             gradient = g[start:stop, row : row + _STRIP].float().mT @ right
             out[row : row + _STRIP].addcmul_(gradient, gradient)
+
+
+def accumulate_tokens(out: Tensor, g: Tensor, a: Tensor) -> None:
+    """Every token a sequence of its own: ``out += (g * g)^T (a * a)``, one product."""
+    for start in range(0, len(g), _TOKENS):
+        part = slice(start, start + _TOKENS)
+        out.addmm_(g[part].float().square().mT, a[part].float().square())

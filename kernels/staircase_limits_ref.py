@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def staircase_limits_ref(
+def staircase_limits(
     lam: Tensor,  # (m,) float64, descending
     mu: Tensor,  # (n,) float64, descending
     keep_mass: float,
@@ -22,4 +22,9 @@ def staircase_limits_ref(
     mask[order[:kept]] = True
     limits = mask.reshape(len(lam), len(mu)).sum(1).int()
     share = float(mass[kept - 1] / mass[-1]) if kept else 0.0
-    return limits, float(ordered[kept - 1]) if kept else math.inf, kept, 1.0 if keep_mass >= 1 else share
+    return (
+        limits,
+        float(ordered[kept - 1]) if kept else math.inf,
+        kept,
+        1.0 if keep_mass >= 1 else share,
+    )

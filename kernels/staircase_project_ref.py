@@ -4,27 +4,27 @@ import torch
 from torch import Tensor
 
 
-def staircase_project_ref(
+def staircase_project(
     w: Tensor,  # (…, d_out, d_in)
     u_out: Tensor,  # (…, d_out, d_out)
     u_in: Tensor,  # (…, d_in, d_in)
     limits: Tensor,  # (…, d_out) int, non-increasing
 ) -> Tensor:
     """``U_G ((U_G^T W U_A) * M) U_A^T`` with ``M_ij = 1`` where ``j < limits[i]``: (…, d_out, d_in)."""
-    return staircase_restore_ref(u_out.mT @ w @ u_in, u_out, u_in, limits)
+    return staircase_restore(u_out.mT @ w @ u_in, u_out, u_in, limits)
 
 
-def staircase_rotate_ref(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+def staircase_rotate(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
     """``(U_G^T W U_A) * M``: (…, d_out, d_in)."""
     return (u_out.mT @ w @ u_in) * _mask(w, limits)
 
 
-def staircase_restore_ref(components: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+def staircase_restore(components: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
     """``U_G (C * M) U_A^T``: (…, d_out, d_in)."""
     return u_out @ (components * _mask(components, limits)) @ u_in.mT
 
 
-def masked_project_ref(
+def masked_project(
     w: Tensor,  # (d_out, d_in)
     u_out: Tensor,  # (d_out, d_out)
     u_in: Tensor,  # (d_in, d_in)

@@ -8,64 +8,51 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from curvedit.kernels.staircase_checks import require_mask, require_staircase
-from curvedit.kernels.staircase_plan import Band, Part, Plan, plan
-from curvedit.kernels.staircase_project_ref import staircase_project_ref
+from curvedit.kernels import staircase_project_ref as dense
+from curvedit.kernels.staircase_project_plan import Band, Part, Plan, plan
 
 _STRIP = 512  # rows that a mask is applied to, or a half-precision weight converted, at once; or an eighth of all
 
 
-def staircase_project_torch(
+def staircase_project(
     w: Tensor,  # (d_out, d_in) or (batch, d_out, d_in), any floating dtype
     u_out: Tensor,  # (…, d_out, d_out)
     u_in: Tensor,  # (…, d_in, d_in)
     limits: Tensor,  # (…, d_out) int, non-increasing
 ) -> Tensor:
-    """``U_G ((U_G^T W U_A) * M) U_A^T`` with ``M_ij = 1`` where ``j < limits[i]``, in the bases' dtype.
-
-    Raises:
-        ValueError: shapes do not fit, or the limits are no staircase.
-    """
-    require_staircase(w, u_out, u_in, limits)
+    """``U_G ((U_G^T W U_A) * M) U_A^T`` with ``M_ij = 1`` where ``j < limits[i]``, in the bases' dtype."""
     if w.ndim == 3:
         return _stacked(_project, w, u_out, u_in, limits)
     return _project(w, u_out, u_in, limits)
 
 
-def staircase_rotate_torch(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+def staircase_rotate(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
     """The forward half, ``(U_G^T W U_A) * M``: for several staircases inside of ``limits``.
 
     Shapes and errors are those of ``staircase_project``.
     """
-    require_staircase(w, u_out, u_in, limits)
     if w.ndim == 3:
         return _stacked(_rotate, w, u_out, u_in, limits)
     return _rotate(w, u_out, u_in, limits)
 
 
-def staircase_restore_torch(components: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+def staircase_restore(components: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
     """The back half, ``U_G (C * M) U_A^T``, of components that hold everything inside of ``limits``.
 
     Shapes and errors are those of ``staircase_project``.
     """
-    require_staircase(components, u_out, u_in, limits)
     if components.ndim == 3:
         return _stacked(_restore, components, u_out, u_in, limits)
     return _restore(components, u_out, u_in, limits)
 
 
-def masked_project_torch(
+def masked_project(
     w: Tensor,  # (d_out, d_in), any floating dtype
     u_out: Tensor,  # (d_out, d_out)
     u_in: Tensor,  # (d_in, d_in)
     mask: Tensor,  # (d_out, ceil(d_in / 8)) uint8, as numpy.packbits packs rows
 ) -> Tensor:
-    """``U_G ((U_G^T W U_A) * M) U_A^T`` for any set of components, in the bases' dtype: (d_out, d_in).
-
-    Raises:
-        ValueError: shapes do not fit.
-    """
-    require_mask(w, u_out, u_in, mask)
+    """``U_G ((U_G^T W U_A) * M) U_A^T`` for any set of components, in the bases' dtype: (d_out, d_in)."""
     result = torch.zeros_like(w, dtype=u_out.dtype)
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=w.device)
     for rows in _strips(w.shape[0]):
@@ -77,7 +64,9 @@ def masked_project_torch(
     return result
 
 
-def _stacked(one: Callable[..., Tensor], w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
+def _stacked(
+    one: Callable[..., Tensor], w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor
+) -> Tensor:
     result = torch.empty_like(w, dtype=u_out.dtype)
     for index, target in enumerate(result):
         target.copy_(one(w[index], u_out[index], u_in[index], limits[index]))
@@ -87,9 +76,17 @@ def _stacked(one: Callable[..., Tensor], w: Tensor, u_out: Tensor, u_in: Tensor,
 def _project(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
     todo = _plan(limits, w)
     if not (todo.pays or w.is_cuda):
-        return staircase_project_ref(w.to(u_out.dtype), u_out, u_in, limits) if todo.operations else w.to(u_out.dtype)
+        return (
+            dense.staircase_project(w.to(u_out.dtype), u_out, u_in, limits)
+            if todo.operations
+            else w.to(u_out.dtype)
+        )
     sign, is_first = (-1, False) if todo.is_complement else (1, True)
-    result = w.to(u_out.dtype, copy=True) if todo.is_complement else torch.empty_like(w, dtype=u_out.dtype)
+    result = (
+        w.to(u_out.dtype, copy=True)
+        if todo.is_complement
+        else torch.empty_like(w, dtype=u_out.dtype)
+    )
     for part, chunk, source, u, v, out in _chunks(todo, w, u_out, u_in, result):
         basis = u[:, _all(chunk)]
         lines = _times(basis.mT, source)
@@ -103,11 +100,15 @@ def _project(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
 
 def _rotate(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
     components = torch.zeros_like(w, dtype=u_out.dtype)
-    for part, chunk, source, u, v, out in _chunks(_plan(limits, w, complement=False), w, u_out, u_in, components):
+    for part, chunk, source, u, v, out in _chunks(
+        _plan(limits, w, complement=False), w, u_out, u_in, components
+    ):
         lines = _times(u[:, _all(chunk)].mT, source)
         for band in chunk:
             columns = slice(band.low, band.high)
-            out[band.start : band.stop, columns] += _cut(lines[_of(band, chunk)] @ v[:, columns], band, part)
+            out[band.start : band.stop, columns] += _cut(
+                lines[_of(band, chunk)] @ v[:, columns], band, part
+            )
     return components
 
 

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from curvedit.kernels.syrk_checks import in_two_calls
+from curvedit.kernels.splits import in_two_calls
 from curvedit.kernels.tiles import pack
 
 
-def syrk_accumulate_ref(
+def syrk_accumulate(
     out: Tensor,  # (tile_count(d), 128, 128); (groups, …) with offsets
     x: Tensor,  # (tokens, d)
     weight: Tensor | None = None,  # (tokens,), >= 0
@@ -15,7 +15,7 @@ def syrk_accumulate_ref(
     """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place; weight 0 leaves a token out."""
     if offsets is not None:
         for group, start, stop in zip(out, offsets[:-1], offsets[1:], strict=True):
-            syrk_accumulate_ref(group, x[start:stop], None if weight is None else weight[start:stop])
+            syrk_accumulate(group, x[start:stop], None if weight is None else weight[start:stop])
         return
     if weight is not None:
         used = weight > 0
@@ -23,4 +23,4 @@ def syrk_accumulate_ref(
     out += pack(x.mT @ x)
 
 
-syrk_accumulate_pair_ref = in_two_calls(syrk_accumulate_ref)
+syrk_accumulate_pair = in_two_calls(syrk_accumulate)

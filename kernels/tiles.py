@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 TILE = 128
-_LEAST = 2048  # tokens of a share: fewer do not pay for the partial tile
 
 
 def tile_count(size: int) -> int:
@@ -19,12 +18,9 @@ def tile_count(size: int) -> int:
     return side * (side + 1) // 2
 
 
-def shares_of(tiles: int, tokens: int, processors: int) -> int:
-    """Among how many programs the tokens of a tile are shared, so that few tiles still fill a device twice."""
-    return max(1, min(-(-2 * processors // max(1, tiles)), tokens // _LEAST, 16))
-
-
-def zeros(size: int, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Tensor:
+def zeros(
+    size: int, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> Tensor:
     """A packed zero matrix: ``(tile_count(size), 128, 128)``."""
     return torch.zeros(tile_count(size), TILE, TILE, dtype=dtype, device=device)
 

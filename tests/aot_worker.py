@@ -14,9 +14,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from curvedit.kernels import second_moment_accumulate as moments
-from curvedit.kernels import staircase_project as projection
-from curvedit.kernels import syrk_accumulate as syrk
+from curvedit.kernels import second_moment_accumulate_triton as moments
+from curvedit.kernels import staircase_project_triton as projection
+from curvedit.kernels import syrk_accumulate_triton as syrk
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 ALIGNED = [["tt.divisibility", 16]]
@@ -40,24 +40,63 @@ def variants(architecture):
     """
     for dtype in ("bf16", "fp16", "fp32"):
         step, warps, stages = syrk.CONFIGS[architecture]["float32" if dtype == "fp32" else "half"]
-        for what in ("", "split", "weighted", "weighted grouped", "weighted grouped odd", "weighted grouped split odd"):
+        for what in (
+            "",
+            "split",
+            "weighted",
+            "weighted grouped",
+            "weighted grouped odd",
+            "weighted grouped split odd",
+        ):
             weighted, grouped, odd = "weighted" in what, "grouped" in what, "odd" in what
-            types = {"out": "*fp32", "x": f"*{dtype}", "weight": "*fp32" if weighted else f"*{dtype}"}
+            types = {
+                "out": "*fp32",
+                "x": f"*{dtype}",
+                "weight": "*fp32" if weighted else f"*{dtype}",
+            }
             types |= {"offsets": "*i64" if grouped else f"*{dtype}", "tokens": "i32", "past": "i32"}
             types |= {"dim": "i32", "token_stride": "i64"}
-            constants = {"dim_stride": 1, "WEIGHTED": weighted, "GROUPED": grouped, "SPLIT": "split" in what}
+            constants = {
+                "dim_stride": 1,
+                "WEIGHTED": weighted,
+                "GROUPED": grouped,
+                "SPLIT": "split" in what,
+            }
             constants |= {"UPCAST": False}
-            constants |= {"TILE": syrk.TILE, "GROUP": syrk._GROUP, "STEP": step, "FLUSH": syrk.FLUSH}
+            constants |= {
+                "TILE": syrk.TILE,
+                "GROUP": syrk._GROUP,
+                "STEP": step,
+                "FLUSH": syrk.FLUSH,
+            }
             name = f"syrk_accumulate {dtype} {what}".strip()
             options = {"num_warps": warps, "num_stages": stages}
             unaligned = ("tokens", "past", "dim", "token_stride") if odd else ("tokens", "past")
             yield name, syrk.syrk_accumulate_kernel, types, constants, unaligned, options
     types = {"out": "*fp32", "parts": "*fp32", "size": "i64", "shares": "i32"}
-    yield "syrk_accumulate parts", syrk.add_parts_kernel, types, {"BLOCK": syrk._BLOCK}, ("shares",), {}
+    yield (
+        "syrk_accumulate parts",
+        syrk.add_parts_kernel,
+        types,
+        {"BLOCK": syrk._BLOCK},
+        ("shares",),
+        {},
+    )
     for dtype in ("bf16", "fp16", "fp32"):
         for odd in (False, True):
-            types = {"out": "*fp32", "g": f"*{dtype}", "a": f"*{dtype}", "offsets": "*i64", "sequences": "i32"}
-            types |= {"rows": "i32", "columns": "i32", "g_token_stride": "i64", "a_token_stride": "i64"}
+            types = {
+                "out": "*fp32",
+                "g": f"*{dtype}",
+                "a": f"*{dtype}",
+                "offsets": "*i64",
+                "sequences": "i32",
+            }
+            types |= {
+                "rows": "i32",
+                "columns": "i32",
+                "g_token_stride": "i64",
+                "a_token_stride": "i64",
+            }
             constants = {"g_stride": 1, "a_stride": 1, "UPCAST": False, "ROWS": moments.ROWS}
             constants |= {"COLUMNS": moments.COLUMNS, "STEP": moments.STEP}
             options = {"num_warps": moments.WARPS, "num_stages": moments.STAGES}
@@ -74,25 +113,42 @@ def variants(architecture):
 def _product(step, dtype, odd):
     """Argument types, constants, unaligned arguments and options of one product of ``staircase_project``."""
     unit = UNIT[step]
-    types = {"out": "*fp32", "left": "*fp32", "right": f"*{dtype}", "table": "*i64", "spans": "*i32"}
+    types = {
+        "out": "*fp32",
+        "left": "*fp32",
+        "right": f"*{dtype}",
+        "table": "*i64",
+        "spans": "*i32",
+    }
     types |= {"bits": "*u8" if step == "masked" else "*i32"}
     sizes = ["rows", "columns", "depth", "lines"]
     strides = [f"{of}_stride" for of in ("out_batch", "left_batch", "right_batch")]
     others = ("out_row", "out_column", "left_row", "left_depth", "right_depth", "right_column")
     strides += [f"{of}_stride" for of in others if of not in unit]
     types |= dict.fromkeys(sizes, "i32") | dict.fromkeys(strides, "i64")
-    constants = {f"{of}_stride": 1 for of in unit} | {"LINES": "depth" if step.startswith("back") else "rows"}
-    constants |= {"SPANS": {"into the eigenbasis": "columns", "out of it": "depth"}.get(step, "nothing")}
+    constants = {f"{of}_stride": 1 for of in unit} | {
+        "LINES": "depth" if step.startswith("back") else "rows"
+    }
+    constants |= {
+        "SPANS": {"into the eigenbasis": "columns", "out of it": "depth"}.get(step, "nothing")
+    }
     constants |= {"MASKED": step == "masked", "ADD": step.startswith("back"), "REVERSED": False}
     constants |= {"ROWS": projection.ROWS, "COLUMNS": projection.COLUMNS, "DEPTH": projection.DEPTH}
     unaligned = (*sizes, *strides) if odd else ("rows", "lines")
-    return types, constants, unaligned, {"num_warps": projection.WARPS, "num_stages": projection.STAGES}
+    return (
+        types,
+        constants,
+        unaligned,
+        {"num_warps": projection.WARPS, "num_stages": projection.STAGES},
+    )
 
 
 def compile_one(architecture, kernel, types, constants, unaligned, options):
     names = kernel.arg_names
     signature = {name: types.get(name, "constexpr") for name in names}
-    aligned = {(i,): ALIGNED for i, name in enumerate(names) if name in types and name not in unaligned}
+    aligned = {
+        (i,): ALIGNED for i, name in enumerate(names) if name in types and name not in unaligned
+    }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
@@ -102,9 +158,14 @@ def resources(compiled):
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = subprocess.run(
-            [TOOLS / "cuobjdump", "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+            [TOOLS / "cuobjdump", "--dump-resource-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
-        sass = subprocess.run([TOOLS / "nvdisasm", "-c", file.name], capture_output=True, text=True, check=True).stdout
+        sass = subprocess.run(
+            [TOOLS / "nvdisasm", "-c", file.name], capture_output=True, text=True, check=True
+        ).stdout
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     return {
         "registers": found["REG"],

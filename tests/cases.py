@@ -15,7 +15,9 @@ def run(op, *args, backend, device="cpu"):
     try:
         ops.choose(op, *placed, backend=backend)
     except RuntimeError as reason:
-        if torch.cuda.is_available() and not re.search("takes |needs compute capability", str(reason)):
+        if torch.cuda.is_available() and not re.search(
+            "takes |needs compute capability", str(reason)
+        ):
             raise  # a machine with a GPU runs every backend, on what it is made for
         pytest.skip(str(reason))
     return ops.call(op, *placed, backend=backend), placed

@@ -19,5 +19,7 @@ def assert_as_accurate(got, same_dtype, truth):
         assert not got.any()
         return
     eps = torch.finfo(got.dtype).eps
-    for name, ours, theirs in zip(("average", "worst"), errors(got, truth), errors(same_dtype, truth), strict=True):
+    for name, ours, theirs in zip(
+        ("average", "worst"), errors(got, truth), errors(same_dtype, truth), strict=True
+    ):
         assert ours <= 2 * theirs + eps, f"{name} error {ours:.1e}, plain PyTorch {theirs:.1e}"

@@ -7,6 +7,7 @@ import torch
 if not torch.cuda.is_available():  # must be set before a kernel module is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import pytest
 import transformers
 
 from curvedit import _C
@@ -19,3 +20,18 @@ def pytest_report_header() -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     return f"{versions}, cpu {_C.syrk_instruction_set()}, gpu {gpu}"
+
+
+KERNELS = ("syrk_accumulate", "second_moment_accumulate", "staircase_limits", "staircase_project")
+
+
+@pytest.fixture(autouse=True)
+def _memory_is_nan_until_written(request):
+    """In the kernels' tests torch.empty gives NaN, so that no corner is left unwritten unseen."""
+    if not any(name in request.module.__name__ for name in (*KERNELS, "refuses")):
+        yield
+        return
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -25,7 +25,13 @@ def _common(**changes: int) -> dict[str, int]:
 
 def _gpt2() -> nn.Module:
     config = transformers.GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        n_positions=64,
+        bos_token_id=1,
+        eos_token_id=2,
     )
     return transformers.GPT2LMHeadModel(config)
 
@@ -54,7 +60,9 @@ _BUILD = {
     "olmo2": lambda: transformers.Olmo2ForCausalLM(transformers.Olmo2Config(**_common())),
     "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**_common(head_dim=8))),
     "mistral": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(**_common())),
-    "gemma2": lambda: transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**_common(head_dim=8))),
+    "gemma2": lambda: transformers.Gemma2ForCausalLM(
+        transformers.Gemma2Config(**_common(head_dim=8))
+    ),
     "gpt2": _gpt2,
     "neox": _neox,
     "vit": _vit,
@@ -92,7 +100,8 @@ def ragged_batches(kind: str, *, sizes: tuple[int, ...] = (3, 3)) -> list[dict[s
         images = torch.randn(total, 3, 16, 16, generator=generator)
         classes = torch.randint(5, (total,), generator=generator)
         return [
-            {"pixel_values": x, "labels": y} for x, y in zip(images.split(sizes), classes.split(sizes), strict=True)
+            {"pixel_values": x, "labels": y}
+            for x, y in zip(images.split(sizes), classes.split(sizes), strict=True)
         ]
     ids = torch.randint(3, VOCABULARY, (total, 20), generator=generator)
     lengths = torch.tensor([20, 13, 5, 20, 2, 17])[torch.arange(total) % 6]

@@ -21,7 +21,9 @@ def build(directory, source, *flags):
     program = directory / "kernel"
     include = ["-I", HOST, "-I", ROOT / "csrc"]
     command = [_COMPILER, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", *flags, *include]
-    subprocess.run([*command, HOST / source, "-o", program], check=True, capture_output=True, text=True)
+    subprocess.run(
+        [*command, HOST / source, "-o", program], check=True, capture_output=True, text=True
+    )
     return program
 
 
@@ -57,10 +59,24 @@ def build_with_fault(directory, source, header, right, wrong):
 def compiled(directory, architecture, source):
     """What nvcc says of a source of ``csrc``, and its machine code."""
     cubin, code = directory / "kernel.cubin", f"arch=compute_{architecture},code=sm_{architecture}"
-    command = ["nvcc", "-std=c++17", "-O3", "-Xptxas", "-v", "-cubin", f"-gencode={code}", "-o", cubin]
-    said = subprocess.run([*command, ROOT / "csrc" / source], capture_output=True, text=True, check=False)
+    command = [
+        "nvcc",
+        "-std=c++17",
+        "-O3",
+        "-Xptxas",
+        "-v",
+        "-cubin",
+        f"-gencode={code}",
+        "-o",
+        cubin,
+    ]
+    said = subprocess.run(
+        [*command, ROOT / "csrc" / source], capture_output=True, text=True, check=False
+    )
     assert said.returncode == 0, said.stderr
-    dump = subprocess.run([_TOOLS / "nvdisasm", "-c", cubin], capture_output=True, text=True, check=True)
+    dump = subprocess.run(
+        [_TOOLS / "nvdisasm", "-c", cubin], capture_output=True, text=True, check=True
+    )
     return said.stderr, dump.stdout
 
 

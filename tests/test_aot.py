@@ -18,7 +18,11 @@ def compiled(request, tmp_path_factory):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     run = subprocess.run(
-        [sys.executable, WORKER, str(request.param)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, WORKER, str(request.param)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     return request.param, json.loads(run.stdout)
@@ -32,7 +36,9 @@ def test_nothing_spills(compiled):
 
 def test_shared_memory_fits(compiled):
     architecture, variants = compiled
-    assert {name: used for name, used in variants.items() if used["shared"] > SHARED[architecture]} == {}
+    assert {
+        name: used for name, used in variants.items() if used["shared"] > SHARED[architecture]
+    } == {}
 
 
 def test_tensor_cores_are_used(compiled):

@@ -9,7 +9,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python/curvedit"
 LAYERS = [  # a module may import only from layers before its own
     {"check", "linear", "selection", "kernels", "_C", "meter", "sampling", "batches"},
-    {"files", "factor_files", "target", "native", "native_cuda", "eigen", "objective", "calls", "causality"},
+    {
+        "files",
+        "factor_files",
+        "target",
+        "native",
+        "native_cuda",
+        "eigen",
+        "objective",
+        "calls",
+        "causality",
+    },
     {"ops"},
     {"factors", "collector", "report", "editing", "library", "doctor", "profiling"},
     {"store", "workloads", "streaming", "checkpoint", "roofline", "correction"},
@@ -21,7 +31,14 @@ LAYERS = [  # a module may import only from layers before its own
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NO_KERNEL = {"__init__", "tiles", "staircase_checks", "staircase_plan", "second_moment_checks", "syrk_checks"}
+NO_KERNEL = {
+    "__init__",
+    "tiles",
+    "staircase_checks",
+    "staircase_plan",
+    "second_moment_checks",
+    "syrk_checks",
+}
 SUFFIXES = ("_ref", "_torch", "_avx2", "_avx512", "_amx", "_portable", "_mma", "_cuda")
 
 
@@ -39,10 +56,16 @@ def imported(path):
             if head == "curvedit":
                 yield from ([rest[0]] if rest else [alias.name for alias in node.names])
         elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("curvedit."))
+            yield from (
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("curvedit.")
+            )
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
 def test_imports_point_downwards(path):
     own = part_of(path)
     for name in imported(path):
@@ -67,7 +90,11 @@ def test_every_kernel_has_its_companions():
     python = {stem(p) for p in (ROOT / "kernels").glob("*.py")} - NO_KERNEL
     assert native | python
     for name in native | python:
-        for companion in (f"kernels/{name}_ref.py", f"tests/test_{name}.py", f"benchmarks/bench_{name}.py"):
+        for companion in (
+            f"kernels/{name}_ref.py",
+            f"tests/test_{name}.py",
+            f"benchmarks/bench_{name}.py",
+        ):
             assert (ROOT / companion).is_file(), f"{name} lacks {companion}"
 
 

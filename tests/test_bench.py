@@ -6,7 +6,8 @@ import xml.etree.ElementTree as ET
 import pytest
 import torch
 
-from curvedit import ops, profiling, workloads
+from curvedit import ops
+from curvedit.bench import timing, workloads
 from curvedit.cli import main
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -14,14 +15,18 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch):
-    monkeypatch.setattr(profiling, "_PAUSE", 0.0)
-    monkeypatch.setattr(profiling, "_ceilings", lambda _: profiling.Ceilings(20.0, {"float32": 0.2, "bfloat16": 0.2}))
+    monkeypatch.setattr(timing, "_PAUSE", 0.0)
+    monkeypatch.setattr(
+        profiling,
+        "_ceilings",
+        lambda _: timing.Ceilings(20.0, {"float32": 0.2, "bfloat16": 0.2}),
+    )
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
 def measured(op, shapes, **options):
-    cases = workloads.workloads(op, shapes, tokens=256, device=torch.device(DEVICE), **options)
-    return profiling.measure(cases, device=torch.device(DEVICE), rounds=1)[1]
+    cases = workloads.cases(op, shapes, tokens=256, device=torch.device(DEVICE), **options)
+    return timing.measure(cases, device=torch.device(DEVICE), rounds=1)[1]
 
 
 def test_rows_and_files(tmp_path, capsys):
@@ -34,7 +39,9 @@ def test_rows_and_files(tmp_path, capsys):
         rows = [row for row in content["rows"] if row["op"] == op]
         root = ET.parse(tmp_path / f"out/roofline-{op}.svg").getroot()
         candidates = {row["candidate"] for row in rows}
-        assert sum(element.tag.endswith("circle") for element in root.iter()) == len(rows) + len(candidates)
+        assert sum(element.tag.endswith("circle") for element in root.iter()) == len(rows) + len(
+            candidates
+        )
         assert "curvedit torch" in candidates
         assert any(name.startswith("torch") for name in candidates)
         assert all(row["error"] < 1e-4 for row in rows)
@@ -42,7 +49,9 @@ def test_rows_and_files(tmp_path, capsys):
         rows = [row for row in content["rows"] if row["shape"] == f"d = {d}, 256 tokens"]
         assert rows
         for row in rows:
-            assert row["tflops"] * row["milliseconds"] * 1e9 == pytest.approx(256 * d * (d + 1), rel=1e-3)
+            assert row["tflops"] * row["milliseconds"] * 1e9 == pytest.approx(
+                256 * d * (d + 1), rel=1e-3
+            )
 
 
 def test_experts_have_tokens_of_their_own():
@@ -58,7 +67,9 @@ def test_projections_say_what_they_save():
 
 
 def test_stored_gradients_are_left_out_where_they_are_too_large(monkeypatch):
-    assert "torch, stored gradients" in {row.candidate for row in measured("second_moment_accumulate", [(40, 30, 0)])}
+    assert "torch, stored gradients" in {
+        row.candidate for row in measured("second_moment_accumulate", [(40, 30, 0)])
+    }
     monkeypatch.setattr(workloads, "_STORED", 1000)
     rows = measured("second_moment_accumulate", [(40, 30, 0)])
     assert "torch, stored gradients" not in {row.candidate for row in rows}
@@ -81,8 +92,26 @@ def test_wrong_numbers_are_not_timed(op, monkeypatch):
 
 def test_one_backend_for_a_profiler(capsys):
     assert (
-        main(["bench", "--backend", "torch", "--d", "40", "--tokens", "20", "--repeat", "2", "--device", DEVICE]) == 0
+        main(
+            [
+                "bench",
+                "--backend",
+                "torch",
+                "--d",
+                "40",
+                "--tokens",
+                "20",
+                "--repeat",
+                "2",
+                "--device",
+                DEVICE,
+            ]
+        )
+        == 0
     )
     assert "ms a call" in capsys.readouterr().out
-    assert main(["bench", "--backend", "opencl", "--d", "40", "--tokens", "20", "--device", DEVICE]) == 1
+    assert (
+        main(["bench", "--backend", "opencl", "--d", "40", "--tokens", "20", "--device", DEVICE])
+        == 1
+    )
     assert "has no backend 'opencl'" in capsys.readouterr().err

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import curvedit
-from curvedit import checkpoint, linear
+from curvedit.models import weight_of
+from curvedit.projection import checkpoint_directory as checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
@@ -22,7 +23,11 @@ def saved(request, tmp_path_factory):
     model.save_pretrained(directory, max_shard_size="40KB")
     (directory / "tokenizer.json").write_text("{}")
     factors = curvedit.fit(
-        model, models.ragged_batches(kind), targets=models.targets(kind), labels="data", progress=False
+        model,
+        models.ragged_batches(kind),
+        targets=models.targets(kind),
+        labels="data",
+        progress=False,
     )
     return kind, directory, model, curvedit.rank(factors, keep_mass=0.7)
 
@@ -71,13 +76,15 @@ def test_equals_the_edit_in_memory_and_touches_nothing_else(saved, tmp_path):
     record = json.loads((tmp_path / "edited" / "curvedit.json").read_text())
     assert record["recipe"]["keep_mass"] == 0.7
     for name, target in edit.targets.items():
-        weight = linear.weight_of(reloaded.get_submodule(name))
-        assert record["targets"][name]["sha256_after"] == target.sha256_after == linear.weight_hash(weight)
+        weight = weight_of(reloaded.get_submodule(name))
+        assert record["targets"][name]["sha256_after"] == target.sha256_after == weight_hash(weight)
 
 
 def test_keeping_all_copies(saved, tmp_path):
     kind, directory, model, _ = saved
-    factors = curvedit.fit(model, models.ragged_batches(kind), targets=models.targets(kind), progress=False)
+    factors = curvedit.fit(
+        model, models.ragged_batches(kind), targets=models.targets(kind), progress=False
+    )
     curvedit.project(directory, curvedit.rank(factors, keep_mass=1), out=tmp_path / "edited")
     assert content(tmp_path / "edited") == content(directory)
 
@@ -87,7 +94,9 @@ def test_half_precision_on_disk_fitted_in_float32(tmp_path):
     stored.save_pretrained(tmp_path / "model")
     model = type(stored).from_pretrained(tmp_path / "model", dtype=torch.float32)
     factors = curvedit.fit(model, models.ragged_batches("llama"), targets="*.mlp.*", progress=False)
-    curvedit.project(tmp_path / "model", curvedit.rank(factors, keep_mass=0.7), out=tmp_path / "edited")
+    curvedit.project(
+        tmp_path / "model", curvedit.rank(factors, keep_mass=0.7), out=tmp_path / "edited"
+    )
     edited = type(stored).from_pretrained(tmp_path / "edited", dtype="auto")
     assert edited.dtype == torch.bfloat16
 
@@ -96,9 +105,15 @@ def test_base_model_prefix_may_be_missing(tmp_path):
     model = models.build("gpt2")
     model.transformer.save_pretrained(tmp_path / "base")
     assert "h.0.mlp.c_fc.weight" in content(tmp_path / "base")
-    factors = curvedit.fit(model, models.ragged_batches("gpt2"), targets="*.h.1.mlp.c_fc", progress=False)
-    curvedit.project(tmp_path / "base", curvedit.rank(factors, keep_mass=0.7), out=tmp_path / "edited")
-    changed = {k for k, v in content(tmp_path / "base").items() if content(tmp_path / "edited")[k] != v}
+    factors = curvedit.fit(
+        model, models.ragged_batches("gpt2"), targets="*.h.1.mlp.c_fc", progress=False
+    )
+    curvedit.project(
+        tmp_path / "base", curvedit.rank(factors, keep_mass=0.7), out=tmp_path / "edited"
+    )
+    changed = {
+        k for k, v in content(tmp_path / "base").items() if content(tmp_path / "edited")[k] != v
+    }
     assert changed == {"h.1.mlp.c_fc.weight"}
 
 
@@ -169,7 +184,7 @@ def test_full_disk_leaves_nothing(llama, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("curvedit.checkpoint.shutil.copyfile", fail)
+    monkeypatch.setattr("curvedit.projection.checkpoint_directory.shutil.copyfile", fail)
     with pytest.raises(OSError, match="nothing was left there"):
         curvedit.project(directory, selection, out=tmp_path / "edited")
     assert not list(tmp_path.glob("edited*"))

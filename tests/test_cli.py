@@ -23,10 +23,14 @@ def place(request, tmp_path_factory):
         save_file(batches[0], directory / "images.safetensors")
     else:
         generator = torch.Generator().manual_seed(2)
-        rows = [{"input_ids": torch.randint(3, 97, (n,), generator=generator).tolist()} for n in (300, 5, 220)]
+        rows = [
+            {"input_ids": torch.randint(3, 97, (n,), generator=generator).tolist()}
+            for n in (300, 5, 220)
+        ]
         (directory / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
         passages = [
-            {"prefix_ids": row["input_ids"][:8], "suffix_ids": row["input_ids"][8:12]} for row in (rows[0], rows[2])
+            {"prefix_ids": row["input_ids"][:8], "suffix_ids": row["input_ids"][8:12]}
+            for row in (rows[0], rows[2])
         ]
         (directory / "passages.jsonl").write_text("\n".join(map(json.dumps, passages)))
     return kind, directory
@@ -35,7 +39,9 @@ def place(request, tmp_path_factory):
 def words(kind, directory, verb):
     data = directory / ("images.safetensors" if kind == "vit" else "data.jsonl")
     measured = (
-        ["--splits", f"val={data}"] if kind == "vit" else ["--text", data, "--passages", directory / "passages.jsonl"]
+        ["--splits", f"val={data}"]
+        if kind == "vit"
+        else ["--text", data, "--passages", directory / "passages.jsonl"]
     )
     sizes = ["--window", 20, "--batch-size", 4]
     return {
@@ -51,7 +57,14 @@ def words(kind, directory, verb):
         ],
         "rank": ["--factors", directory / "factors", "--keep-mass", 0.7],
         "project": ["--model", directory / "model", "--selection", directory / "selection"],
-        "evaluate": ["--model", directory / "edited", "--baseline", directory / "model", *measured, *sizes],
+        "evaluate": [
+            "--model",
+            directory / "edited",
+            "--baseline",
+            directory / "model",
+            *measured,
+            *sizes,
+        ],
     }[verb]
 
 
@@ -63,11 +76,17 @@ def test_all_four_verbs(place, capsys):
     kind, directory = place
     outputs = {"fit": "factors", "rank": "selection", "project": "edited", "evaluate": "report"}
     for verb, out in outputs.items():
-        assert run(verb, *words(kind, directory, verb), "--out", directory / out) == 0, capsys.readouterr().err
+        assert run(verb, *words(kind, directory, verb), "--out", directory / out) == 0, (
+            capsys.readouterr().err
+        )
         assert (directory / out / "config.yaml").is_file()
         assert not list(directory.glob("*.part"))
     report = json.loads((directory / "report/report.json").read_text())
-    metrics = {"accuracy"} if kind == "vit" else {"strict", "loose", "avg_levenshtein", "perplexity", "ndcg10"}
+    metrics = (
+        {"accuracy"}
+        if kind == "vit"
+        else {"strict", "loose", "avg_levenshtein", "perplexity", "ndcg10"}
+    )
     assert metrics <= set(report["before"])
     assert metrics <= set(report["after"])
     assert "<svg" in (directory / "report/report.html").read_text()
@@ -87,17 +106,35 @@ def test_keeping_all_returns_every_weight(place, capsys):
     kind, directory = place
     if not (directory / "factors").exists():
         assert run("fit", *words(kind, directory, "fit"), "--out", directory / "factors") == 0
-    assert run("rank", "--factors", directory / "factors", "--keep-mass", 1, "--out", directory / "all") == 0
+    assert (
+        run(
+            "rank", "--factors", directory / "factors", "--keep-mass", 1, "--out", directory / "all"
+        )
+        == 0
+    )
     selection = ["--selection", directory / "all", "--out", directory / "same"]
     assert run("project", "--model", directory / "model", *selection) == 0
-    assert (directory / "same/model.safetensors").read_bytes() == (directory / "model/model.safetensors").read_bytes()
+    assert (directory / "same/model.safetensors").read_bytes() == (
+        directory / "model/model.safetensors"
+    ).read_bytes()
 
 
 def test_a_sweep(place, tmp_path, capsys):
     kind, directory = place
     if not (directory / "factors").exists():
         assert run("fit", *words(kind, directory, "fit"), "--out", directory / "factors") == 0
-    assert run("rank", "--factors", directory / "factors", "--sweep", "0.5:0.9:0.2", "--out", tmp_path / "sweep") == 0
+    assert (
+        run(
+            "rank",
+            "--factors",
+            directory / "factors",
+            "--sweep",
+            "0.5:0.9:0.2",
+            "--out",
+            tmp_path / "sweep",
+        )
+        == 0
+    )
     assert "operations of dense" in capsys.readouterr().out
     selection = ["--model", directory / "model", "--selection"]
     assert run("project", *selection, tmp_path / "sweep", "--out", tmp_path / "edited") == 0
@@ -107,7 +144,8 @@ def test_a_sweep(place, tmp_path, capsys):
     ]
     assert run("project", *selection, tmp_path / "sweep/keep-0.7", "--out", tmp_path / "one") == 0
     ours, theirs = (
-        type(models.build(kind)).from_pretrained(tmp_path / name).state_dict() for name in ("edited/keep-0.7", "one")
+        type(models.build(kind)).from_pretrained(tmp_path / name).state_dict()
+        for name in ("edited/keep-0.7", "one")
     )
     for key, tensor in theirs.items():
         torch.testing.assert_close(ours[key], tensor, atol=2e-6, rtol=1e-4)
@@ -117,18 +155,34 @@ def test_a_sweep(place, tmp_path, capsys):
 
 def test_corrected_eigenvalues(place, tmp_path):
     kind, directory = place
-    assert run("fit", *words(kind, directory, "fit"), "--corrected", "sequence", "--out", tmp_path / "factors") == 0
+    assert (
+        run(
+            "fit",
+            *words(kind, directory, "fit"),
+            "--corrected",
+            "sequence",
+            "--out",
+            tmp_path / "factors",
+        )
+        == 0
+    )
     manifest = json.loads((tmp_path / "factors/manifest.json").read_text())
     assert manifest["corrected"]["per"] == "sequence"
     chosen = ["--criterion", "ekfac", "--keep-mass", 0.6, "--out", tmp_path / "selection"]
     assert run("rank", "--factors", tmp_path / "factors", *chosen) == 0
     selection = ["--selection", tmp_path / "selection", "--out", tmp_path / "edited"]
     assert run("project", "--model", directory / "model", *selection) == 0
-    assert json.loads((tmp_path / "edited/curvedit.json").read_text())["recipe"]["criterion"] == "ekfac"
+    assert (
+        json.loads((tmp_path / "edited/curvedit.json").read_text())["recipe"]["criterion"]
+        == "ekfac"
+    )
 
 
 def test_refuses_a_bad_sweep(tmp_path, capsys):
-    for sweep, message in (("0.5", "expected FROM:TO:STEP"), ("0.9:0.5:0.1", "expected 0 < FROM <= TO")):
+    for sweep, message in (
+        ("0.5", "expected FROM:TO:STEP"),
+        ("0.9:0.5:0.1", "expected 0 < FROM <= TO"),
+    ):
         assert run("rank", "--factors", tmp_path, "--sweep", sweep, "--out", tmp_path / "s") == 1
         assert f"sweep: {message}" in capsys.readouterr().err
 
@@ -153,9 +207,20 @@ def test_merge(place, tmp_path):
     kind, directory = place
     if not (directory / "factors").exists():
         assert run("fit", *words(kind, directory, "fit"), "--out", directory / "factors") == 0
-    assert run("merge", "--factors", directory / "factors", directory / "factors", "--out", tmp_path / "twice") == 0
+    assert (
+        run(
+            "merge",
+            "--factors",
+            directory / "factors",
+            directory / "factors",
+            "--out",
+            tmp_path / "twice",
+        )
+        == 0
+    )
     once, twice = (
-        json.loads((p / "manifest.json").read_text())["targets"] for p in (directory / "factors", tmp_path / "twice")
+        json.loads((p / "manifest.json").read_text())["targets"]
+        for p in (directory / "factors", tmp_path / "twice")
     )
     assert all(twice[name]["tokens"] == 2 * once[name]["tokens"] for name in once)
 
@@ -187,7 +252,18 @@ BAD = {
 def test_refuses(llama, monkeypatch, capsys, case):
     monkeypatch.chdir(llama)
     extra, message = BAD[case]
-    usual = ["--model", "model", "--data", "data.jsonl", "--targets", "*.mlp.*", "--out", "factors", "--window", "20"]
+    usual = [
+        "--model",
+        "model",
+        "--data",
+        "data.jsonl",
+        "--targets",
+        "*.mlp.*",
+        "--out",
+        "factors",
+        "--window",
+        "20",
+    ]
     assert run("fit", *usual, *extra, "--no-progress") == 1
     assert f"curvedit fit: error: {message}" in capsys.readouterr().err
     assert not (llama / "factors").exists()
@@ -201,7 +277,18 @@ def test_refuses_a_share_out_of_range(place, capsys, tmp_path):
         assert run("fit", *words(kind, directory, "fit"), "--out", directory / "factors") == 0
     capsys.readouterr()
     for share in ("0", "1.01", "nan"):
-        assert run("rank", "--factors", directory / "factors", "--keep-mass", share, "--out", tmp_path / "s") == 1
+        assert (
+            run(
+                "rank",
+                "--factors",
+                directory / "factors",
+                "--keep-mass",
+                share,
+                "--out",
+                tmp_path / "s",
+            )
+            == 1
+        )
         assert "keep_mass: expected a number in (0, 1]" in capsys.readouterr().err
         assert not (tmp_path / "s").exists()
 

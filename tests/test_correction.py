@@ -10,19 +10,22 @@ import torch
 from test_fitting import SEED, summed_loss
 
 import curvedit
-from curvedit import Factors, linear
+from curvedit import Factors
+from curvedit.models import find_targets
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
 
 def corrected(model, batches, patterns, per, **options):
-    return curvedit.fit(model, batches, targets=patterns, corrected=per, seed=SEED, progress=False, **options)
+    return curvedit.fit(
+        model, batches, targets=patterns, corrected=per, seed=SEED, progress=False, **options
+    )
 
 
 def truth(model, factors, batches, labels, per):
     """Squared rotated gradients by ordinary backward passes in float64, one sequence after another."""
     model = copy.deepcopy(model).double()
-    maps, seen = linear.find_targets(model, list(factors)), {}
+    maps, seen = find_targets(model, list(factors)), {}
 
     def remember(name):
         def hook(_, args, output):
@@ -38,7 +41,11 @@ def truth(model, factors, batches, labels, per):
     for batch in batches:
         for row in range(len(batch["labels"])):
             one = {key: value[row : row + 1] for key, value in batch.items()}
-            inputs = {k: v.double() if v.is_floating_point() else v for k, v in one.items() if k != "labels"}
+            inputs = {
+                k: v.double() if v.is_floating_point() else v
+                for k, v in one.items()
+                if k != "labels"
+            }
             loss, counts = summed_loss(model(**inputs).logits, one, labels, first + row)
             loss.backward()
             for name, (a, y) in seen.items():
@@ -78,7 +85,9 @@ def test_sums_are_those_of_the_gradients():
     model, batches = models.build("llama"), models.ragged_batches("llama")
     factors = corrected(model, batches, "*.mlp.*", "position")
     for name in factors:  # the trace of A_w is E[|g|^2 |a|^2]
-        torch.testing.assert_close(factors[name].S.sum(), factors[name].A_w.trace(), rtol=1e-4, atol=0)
+        torch.testing.assert_close(
+            factors[name].S.sum(), factors[name].A_w.trace(), rtol=1e-4, atol=0
+        )
 
 
 def test_a_head_in_parts_is_refused_and_whole_rows_are_not():
@@ -86,7 +95,10 @@ def test_a_head_in_parts_is_refused_and_whole_rows_are_not():
     whole = corrected(model, batches, "lm_head", "sequence")
     rows = corrected(model, batches, "lm_head", "sequence", logits_bytes=12 * 97 * 25)
     torch.testing.assert_close(
-        rows["lm_head"].S, whole["lm_head"].S, rtol=1e-3, atol=1e-3 * float(whole["lm_head"].S.max())
+        rows["lm_head"].S,
+        whole["lm_head"].S,
+        rtol=1e-3,
+        atol=1e-3 * float(whole["lm_head"].S.max()),
     )
     with pytest.raises(ValueError, match="logits_bytes: the sequences of 'lm_head' came in parts"):
         corrected(model, batches, "lm_head", "sequence", logits_bytes=12 * 97 * 3)
@@ -95,7 +107,9 @@ def test_a_head_in_parts_is_refused_and_whole_rows_are_not():
 
 def test_data_must_be_the_same_twice():
     model, batches = models.build("llama"), models.ragged_batches("llama")
-    with pytest.raises(ValueError, match="batches: expected what can be gone through twice, such as a list"):
+    with pytest.raises(
+        ValueError, match="batches: expected what can be gone through twice, such as a list"
+    ):
         corrected(model, iter(batches), "*.mlp.*", "sequence")
 
     class Shrinking(list):
@@ -123,10 +137,16 @@ def test_rank_keeps_the_largest(fitted, share):
     for name, target in curvedit.rank(factors, keep_mass=share, criterion="ekfac").items():
         scores = factors[name].S.double().flatten()
         ordered = scores.sort(descending=True).values
-        kept = len(scores) if share == 1 else int((ordered.cumsum(0) < share * ordered.sum()).sum()) + 1
+        kept = (
+            len(scores)
+            if share == 1
+            else int((ordered.cumsum(0) < share * ordered.sum()).sum()) + 1
+        )
         assert target.kept == kept
         assert target.dense_mask().sum() == kept
-        assert scores[target.dense_mask().flatten()].sum() == pytest.approx(float(ordered[:kept].sum()))
+        assert scores[target.dense_mask().flatten()].sum() == pytest.approx(
+            float(ordered[:kept].sum())
+        )
         assert target.mass == pytest.approx(float(ordered[:kept].sum() / ordered.sum()), rel=1e-6)
         assert target.threshold == pytest.approx(float(ordered[kept - 1]))
 
@@ -134,7 +154,9 @@ def test_rank_keeps_the_largest(fitted, share):
 def test_one_threshold_for_the_model(fitted):
     _, factors = fitted
     selection = curvedit.rank(factors, keep_mass=0.6, criterion="ekfac", scope="model")
-    scores = np.sort(np.concatenate([factors[name].S.flatten().numpy() for name in factors]).astype(np.float64))[::-1]
+    scores = np.sort(
+        np.concatenate([factors[name].S.flatten().numpy() for name in factors]).astype(np.float64)
+    )[::-1]
     kept = int((scores.cumsum() < 0.6 * scores.sum()).sum()) + 1
     assert sum(target.kept for target in selection.values()) == kept
     assert len({target.mass for target in selection.values()}) > 1
@@ -177,7 +199,9 @@ def test_saved_with_its_bases(fitted, tmp_path):
         assert torch.equal(again[name].mask, target.mask)
     with pytest.raises(ValueError, match="factors: expected ones that were not saved yet"):
         loaded.add_corrections({})
-    with pytest.raises(ValueError, match="merge: corrected eigenvalues belong to one part's own bases"):
+    with pytest.raises(
+        ValueError, match="merge: corrected eigenvalues belong to one part's own bases"
+    ):
         Factors.merge([loaded, loaded])
     name = next(iter(loaded))
     basis = loaded.basis("G", name)
@@ -186,7 +210,9 @@ def test_saved_with_its_bases(fitted, tmp_path):
     loaded._bases[f"G/{name}"] = turned
     loaded.directory = None  # as if it had been decomposed again, with other signs
     loaded._sums = {key: fresh.sum(key) for key in fresh.keys_of_sums()}
-    with pytest.raises(ValueError, match=r"the bases of .* are not those its corrections were fitted in"):
+    with pytest.raises(
+        ValueError, match=r"the bases of .* are not those its corrections were fitted in"
+    ):
         loaded.corrections(name)
 
 

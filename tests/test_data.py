@@ -62,7 +62,10 @@ def test_files_and_directories(tmp_path):
 def test_long_documents_are_tokenised_in_pieces_that_join(tmp_path):
     text = "".join(f"line {number}\n" for number in range(20000))
     (tmp_path / "long.txt").write_text(text)
-    assert tokens(token_batches(tmp_path / "long.txt", tokenizer=Bytes(), window=64)) == [*text.encode(), 256]
+    assert tokens(token_batches(tmp_path / "long.txt", tokenizer=Bytes(), window=64)) == [
+        *text.encode(),
+        256,
+    ]
 
 
 def test_identity_follows_the_content(tmp_path):
@@ -103,7 +106,12 @@ def test_named_datasets_are_streamed(monkeypatch):
 @pytest.mark.parametrize(
     ("source", "options", "error", "message"),
     [
-        ("nowhere.txt", {}, FileNotFoundError, "data: expected a file, a directory or hf:NAME, got nowhere.txt"),
+        (
+            "nowhere.txt",
+            {},
+            FileNotFoundError,
+            "data: expected a file, a directory or hf:NAME, got nowhere.txt",
+        ),
         (["text"], {"tokenizer": None}, ValueError, "tokenizer: expected one"),
         ([], {}, ValueError, "data: expected at least two tokens, got 0 from list"),
         (["abc"], {"window": 1}, ValueError, "window: expected at least 2 tokens, got 1"),
@@ -120,7 +128,11 @@ def test_refuses(source, options, error, message):
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"text": "x"}\n{"text": ', "a.jsonl:2 is no JSON"),
-        ("a.jsonl", '{"other": "x"}', r"expected a text field 'text' or input_ids in .*a.jsonl:1, got \['other'\]"),
+        (
+            "a.jsonl",
+            '{"other": "x"}',
+            r"expected a text field 'text' or input_ids in .*a.jsonl:1, got \['other'\]",
+        ),
         ("a.csv", "x", r"expected .txt or .jsonl, got .*a.csv"),
     ],
 )
@@ -138,9 +150,9 @@ def test_refuses_a_directory_without_text(tmp_path):
 def test_images(tmp_path):
     path = tmp_path / "images.safetensors"
     save_file({"pixel_values": torch.zeros(5, 3, 4, 4), "labels": torch.arange(5)}, path)
-    assert [tuple(b["pixel_values"].shape) for b in image_batches(path, batch_size=2)] == [(2, 3, 4, 4)] * 2 + [
-        (1, 3, 4, 4)
-    ]
+    assert [tuple(b["pixel_values"].shape) for b in image_batches(path, batch_size=2)] == [
+        (2, 3, 4, 4)
+    ] * 2 + [(1, 3, 4, 4)]
     save_file({"pixel_values": torch.zeros(5, 3, 4, 4)}, path)
     with pytest.raises(ValueError, match=r"expected pixel_values .* and labels"):
         image_batches(path)

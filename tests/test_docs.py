@@ -12,7 +12,9 @@ from curvedit.cli import build_parser
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line for _, text in BLOCKS for line in text.splitlines() if line.startswith("curvedit ")]
+COMMANDS = [
+    line for _, text in BLOCKS for line in text.splitlines() if line.startswith("curvedit ")
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

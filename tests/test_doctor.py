@@ -14,7 +14,11 @@ def test_every_backend_is_looked_at(capsys):
     looked_at = {(check["op"], check["backend"]) for check in found["checks"]}
     assert looked_at == {(op, backend) for op in ops.operations() for backend in ops.backends(op)}
     for op in ops.operations():
-        uses = [check["use"] for check in found["checks"] if check["op"] == op and check["device"] == "cpu"]
+        uses = [
+            check["use"]
+            for check in found["checks"]
+            if check["op"] == op and check["device"] == "cpu"
+        ]
         assert uses.count("default") == 1
         assert "torch" in found["facts"]
     for check in found["checks"]:

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from curvedit import Factors, eigen, rank
+from curvedit import Factors, rank
+from curvedit.factors import decomposition as eigen
 
 SINGLE_FIRST = (torch.float32, torch.float64)
 
@@ -14,7 +15,9 @@ SINGLE_FIRST = (torch.float32, torch.float64)
 def turned(values, seed):
     """A float32 factor with these eigenvalues, in a random basis."""
     n = len(values)
-    basis = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(seed)).double()).Q
+    basis = torch.linalg.qr(
+        torch.randn(n, n, generator=torch.Generator().manual_seed(seed)).double()
+    ).Q
     return ((basis * values.double()) @ basis.T).float()
 
 
@@ -26,19 +29,27 @@ def kinds(n, seed):
         "rank one": lambda: torch.ones(n, n),
         "rank-deficient": lambda: x.T @ x,
         "condition 1e12": lambda: turned(10.0 ** -torch.linspace(0, 12, n).double(), seed),
-        "repeated": lambda: turned(torch.tensor([3.0, 1.0, 1.0, 0.5])[torch.arange(n) % 4].double(), seed),
+        "repeated": lambda: turned(
+            torch.tensor([3.0, 1.0, 1.0, 0.5])[torch.arange(n) % 4].double(), seed
+        ),
         "identity": lambda: torch.eye(n),
         "zero": lambda: torch.zeros(n, n),
         "denormal": lambda: turned(torch.arange(1.0, n + 1) * 1e-41, seed),
         "1e30": lambda: turned(torch.arange(1.0, n + 1) * 1e30, seed),
         "1e38": lambda: torch.diag(torch.linspace(1e37, 3e38, n)),
         "1e-30": lambda: turned(torch.arange(1.0, n + 1) * 1e-30, seed),
-        "not symmetric": lambda: turned(torch.arange(1.0, n + 1), seed) * (1 + 1e-7 * torch.randn(n, n)),
+        "not symmetric": lambda: (
+            turned(torch.arange(1.0, n + 1), seed) * (1 + 1e-7 * torch.randn(n, n))
+        ),
         "one dead input": lambda: turned(torch.arange(1.0, n + 1), seed) * alive * alive[:, None],
     }
 
 
-HOSTILE = [(n, seed, kind) for n, seed in itertools.product((1, 2, 3, 17, 64, 130), (0, 1, 2)) for kind in kinds(1, 0)]
+HOSTILE = [
+    (n, seed, kind)
+    for n, seed in itertools.product((1, 2, 3, 17, 64, 130), (0, 1, 2))
+    for kind in kinds(1, 0)
+]
 
 
 def test_there_are_enough():
@@ -50,7 +61,7 @@ def test_hostile_factors_get_a_certified_basis(n, seed, kind):
     factor = kinds(n, seed)[kind]()
     exact = (factor.double() + factor.double().T) / 2
     for attempts in (None, SINGLE_FIRST):
-        (together,) = eigen.decompose_small([kind], [factor], attempts=attempts)
+        (together,) = eigen.decompose_several([kind], [factor], attempts=attempts)
         for basis in (eigen.decompose(kind, factor, attempts=attempts), together):
             assert basis.vectors.isfinite().all()
             assert basis.values.isfinite().all()
@@ -85,12 +96,17 @@ def test_the_certificate_says_what_the_factor_is():
         ),
         (torch.tensor([[0.0, 1.0], [1.0, 0.0]]), "A of x: expected a positive semi-definite"),
         (torch.ones(2, 3), r"A of x: expected a square matrix, got shape \(2, 3\)"),
-        (torch.ones(1, 1).expand(32767, 32767), "A of x: expected at most 32766 dimensions, since LAPACK"),
+        (
+            torch.ones(1, 1).expand(32767, 32767),
+            "A of x: expected at most 32766 dimensions, since LAPACK",
+        ),
     ],
 )
 def test_refuses(factor, message, together):
     with pytest.raises(ValueError, match=message):
-        list(eigen.decompose_small(["A of x"], [factor])) if together else eigen.decompose("A of x", factor)
+        list(eigen.decompose_several(["A of x"], [factor])) if together else eigen.decompose(
+            "A of x", factor
+        )
 
 
 def test_an_empty_factor_has_an_empty_basis():
@@ -123,7 +139,9 @@ def test_one_that_does_not_converge_goes_on_alone(monkeypatch):
 
     monkeypatch.setattr(torch.linalg, "eigh", fail_on_stacks)
     factors = [torch.diag(torch.arange(1.0, 4)) * k for k in (1, 2)]
-    assert [float(basis.values[0]) for basis in eigen.decompose_small(["a", "b"], factors)] == pytest.approx([3, 6])
+    assert [
+        float(basis.values[0]) for basis in eigen.decompose_several(["a", "b"], factors)
+    ] == pytest.approx([3, 6])
 
 
 def test_lack_of_memory_is_no_failed_attempt(monkeypatch):
@@ -137,12 +155,14 @@ def test_lack_of_memory_is_no_failed_attempt(monkeypatch):
 
 def test_small_and_large_together(monkeypatch, tmp_path):
     moments = {
-        f"t{n}": (turned(torch.arange(1.0, n + 1), 0), turned(torch.arange(1.0, 8), n), 9) for n in (5, 5 + 1, 12)
+        f"t{n}": (turned(torch.arange(1.0, n + 1), 0), turned(torch.arange(1.0, 8), n), 9)
+        for n in (5, 5 + 1, 12)
     }
     calls = []
     monkeypatch.setattr("curvedit.factors.SMALL", 8)
     monkeypatch.setattr(
-        "curvedit.factors.decompose_small", lambda n, f: calls.append(len(n)) or eigen.decompose_small(n, f)
+        "curvedit.factors.decompose_several",
+        lambda n, f: calls.append(len(n)) or eigen.decompose_several(n, f),
     )
     factors = Factors.from_moments(moments)
     factors.save(tmp_path / "factors")

@@ -12,15 +12,17 @@ from torch import nn
 
 import curvedit
 from curvedit import Passages, Report, Suite, evaluate
-from curvedit.causality import CausalityError, require_causal
 from curvedit.evaluation import bootstrap, greedy_continuations, recites
 from curvedit.evaluation.text import measure_text, ndcg
+from curvedit.models import CausalityError, require_causal
 
 EOS = 2
 
 
 def draw(count, low=3, high=models.VOCABULARY, seed=5):
-    return torch.randint(low, high, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.randint(
+        low, high, (count,), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
 
 
 def ragged_passages():
@@ -128,7 +130,9 @@ def test_end_of_sequence_is_a_token_like_any_other():
 def test_generation_settings_of_the_model_take_no_part():
     model, passages = models.build("llama"), ragged_passages()
     plain = greedy_continuations(model, passages)
-    model.generation_config.update(repetition_penalty=5.0, min_new_tokens=9, max_length=3, eos_token_id=plain[0][0])
+    model.generation_config.update(
+        repetition_penalty=5.0, min_new_tokens=9, max_length=3, eos_token_id=plain[0][0]
+    )
     assert greedy_continuations(model, passages) == plain
 
 
@@ -146,7 +150,9 @@ def test_perplexity_weighs_every_token_alike():
     total = count = 0.0
     exact = models.build("llama").double()
     for batch in batches:
-        for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+        for ids, mask, labels in zip(
+            batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+        ):
             row, wanted = ids[: mask.sum()], labels[: mask.sum()]
             with torch.no_grad():
                 logs = exact(input_ids=row[None]).logits[0].log_softmax(-1)
@@ -165,11 +171,16 @@ def test_padding_and_batching_do_not_matter(kind):
     windows = [draw(n, seed=n) for n in (20, 13, 5, 20, 2, 17)]
     model = models.build(kind)
     reports = [evaluate(model, Suite(text=windows, batch_size=size)) for size in (1, 4, 6)]
-    left = [{"input_ids": torch.tensor([[0] * (20 - len(w)) + w]), "attention_mask": _left_mask(w)} for w in windows]
+    left = [
+        {"input_ids": torch.tensor([[0] * (20 - len(w)) + w]), "attention_mask": _left_mask(w)}
+        for w in windows
+    ]
     reports.append(evaluate(model, Suite(text=left)))
     for report in reports[1:]:
         assert report.hashes == reports[0].hashes
-        assert report.before.perplexity.value == pytest.approx(reports[0].before.perplexity.value, rel=1e-5)
+        assert report.before.perplexity.value == pytest.approx(
+            reports[0].before.perplexity.value, rel=1e-5
+        )
         assert np.array_equal(report.reference.top, reports[0].reference.top)
 
 
@@ -189,8 +200,14 @@ def test_the_unedited_model_agrees_with_itself_exactly():
     model, batches = models.build("gpt2"), models.ragged_batches("gpt2")
     before = evaluate(model, Suite(text=batches))
     again = evaluate(model, Suite(text=batches), baseline=before)
-    assert dataclasses.astuple(before.before.ndcg10) == dataclasses.astuple(again.after.ndcg10) == (1.0, 1.0, 1.0)
-    nn.init.normal_(model.transformer.h[1].mlp.c_proj.weight, generator=torch.Generator().manual_seed(3))
+    assert (
+        dataclasses.astuple(before.before.ndcg10)
+        == dataclasses.astuple(again.after.ndcg10)
+        == (1.0, 1.0, 1.0)
+    )
+    nn.init.normal_(
+        model.transformer.h[1].mlp.c_proj.weight, generator=torch.Generator().manual_seed(3)
+    )
     edited = evaluate(model, Suite(text=batches), baseline=before)
     assert 0 < edited.after.ndcg10.value < 1
     assert edited.before == before.before
@@ -200,14 +217,24 @@ def test_ndcg_has_a_text_of_its_own():
     model = models.build("llama")
     suite = Suite(text=torch.tensor([draw(12)]), ndcg_text=torch.tensor([draw(9, seed=8)]))
     report = evaluate(model, suite)
-    assert report.data == {"text": {"windows": 1, "tokens": 11}, "ndcg_text": {"windows": 1, "tokens": 8}}
+    assert report.data == {
+        "text": {"windows": 1, "tokens": 11},
+        "ndcg_text": {"windows": 1, "tokens": 8},
+    }
     assert report.reference.top.shape == (8, 10)
 
 
 def test_a_baseline_of_other_data_is_refused():
-    model, one, two = models.build("llama"), torch.tensor([draw(12)]), torch.tensor([draw(12, seed=6)])
+    model, one, two = (
+        models.build("llama"),
+        torch.tensor([draw(12)]),
+        torch.tensor([draw(12, seed=6)]),
+    )
     before = evaluate(model, Suite(text=one))
-    with pytest.raises(ValueError, match=r"baseline: expected one measured on the suite's 'text' .* measure .* again"):
+    with pytest.raises(
+        ValueError,
+        match=r"baseline: expected one measured on the suite's 'text' .* measure .* again",
+    ):
         evaluate(model, Suite(text=two), baseline=before)
     with pytest.raises(ValueError, match="'passages', got one on \\['text'\\]"):
         evaluate(model, Suite(passages=ragged_passages()), baseline=before)
@@ -230,17 +257,27 @@ def test_text_in_pieces_gives_the_same(monkeypatch):
 def test_accuracy_of_classifiers():
     model, batches = models.build("vit"), models.ragged_batches("vit")
     with torch.no_grad():
-        right = torch.cat([model(pixel_values=b["pixel_values"]).logits.argmax(-1) == b["labels"] for b in batches])
+        right = torch.cat(
+            [
+                model(pixel_values=b["pixel_values"]).logits.argmax(-1) == b["labels"]
+                for b in batches
+            ]
+        )
     report = evaluate(model, Suite(splits={"val": batches}))
     assert report.before.accuracy["val"].value == pytest.approx(float(right.float().mean()))
     assert report.before.perplexity is None
     logits = torch.eye(4)
     pairs = [(logits, torch.tensor([0, 1, 2, 0]))]
-    assert evaluate(nn.Identity(), Suite(splits={"toy": pairs})).before.accuracy["toy"].value == 0.75
+    assert (
+        evaluate(nn.Identity(), Suite(splits={"toy": pairs})).before.accuracy["toy"].value == 0.75
+    )
 
 
 def test_shuffled_splits_are_the_same_data():
-    inputs, labels = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0, 1])
+    inputs, labels = (
+        torch.randn(6, 4, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 2, 3, 0, 1]),
+    )
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     before = evaluate(nn.Identity(), Suite(splits={"val": [(inputs, labels)]}))
     shuffled = [(inputs[order[:2]], labels[order[:2]]), (inputs[order[2:]], labels[order[2:]])]
@@ -252,7 +289,9 @@ def test_shuffled_splits_are_the_same_data():
 
 def test_bootstrap_is_deterministic_and_covers():
     generator = np.random.default_rng(0)
-    assert bootstrap.ratio(np.arange(9), resamples=50, seed=1) == bootstrap.ratio(np.arange(9), resamples=50, seed=1)
+    assert bootstrap.ratio(np.arange(9), resamples=50, seed=1) == bootstrap.ratio(
+        np.arange(9), resamples=50, seed=1
+    )
     covered = 0
     for _ in range(200):
         metric = bootstrap.ratio(generator.random(80) < 0.3, resamples=200, seed=0)
@@ -279,14 +318,22 @@ def test_the_mode_of_every_module_is_restored():
     model.train()(input_ids=torch.tensor([draw(9)])).logits.sum().backward()
 
 
-@pytest.mark.parametrize("what", [{"passages": Passages([[5, 6]], [[7, 8]])}, {"text": torch.tensor([[5, 6, 7, 8]])}])
+@pytest.mark.parametrize(
+    "what", [{"passages": Passages([[5, 6]], [[7, 8]])}, {"text": torch.tensor([[5, 6, 7, 8]])}]
+)
 def test_a_masked_language_model_is_refused(what):
     config = transformers.BertConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
     )
     with torch.random.fork_rng():
         bert = transformers.BertForMaskedLM(config)
-    with pytest.raises(CausalityError, match="expected a causal language model, got BertForMaskedLM"):
+    with pytest.raises(
+        CausalityError, match="expected a causal language model, got BertForMaskedLM"
+    ):
         evaluate(bert, Suite(**what))
 
 
@@ -309,19 +356,55 @@ def test_broken_weights_are_an_error_not_a_score():
     [
         (lambda: Suite(), ValueError, "suite: expected passages, text"),
         (lambda: Suite(text=[]), ValueError, "text: expected at least one batch, got none"),
-        (lambda: Suite(text=iter([[1, 2]])), TypeError, "text: expected something that can be read more than once"),
-        (lambda: Suite(text=[[1, 2], [3]]), ValueError, "text: expected windows of at least 2 tokens, got 1 as row 1"),
-        (lambda: Suite(text=torch.ones(3)), ValueError, r"text: expected windows of token ids \(N, T\)"),
-        (lambda: Suite(text=[[1, 2]], batch_size=0), ValueError, "batch_size: expected at least 1, got 0"),
+        (
+            lambda: Suite(text=iter([[1, 2]])),
+            TypeError,
+            "text: expected something that can be read more than once",
+        ),
+        (
+            lambda: Suite(text=[[1, 2], [3]]),
+            ValueError,
+            "text: expected windows of at least 2 tokens, got 1 as row 1",
+        ),
+        (
+            lambda: Suite(text=torch.ones(3)),
+            ValueError,
+            r"text: expected windows of token ids \(N, T\)",
+        ),
+        (
+            lambda: Suite(text=[[1, 2]], batch_size=0),
+            ValueError,
+            "batch_size: expected at least 1, got 0",
+        ),
         (lambda: Suite(passages=[[1]]), TypeError, "passages: expected Passages, got list"),
         (lambda: Passages([], []), ValueError, "passages: expected at least one, got none"),
-        (lambda: Passages([[1]], [[1], [2]]), ValueError, "as many suffixes as prefixes, got 2 and 1"),
-        (lambda: Passages([[1]], [[]]), ValueError, "suffixes: expected at least one token, got none as row 0"),
+        (
+            lambda: Passages([[1]], [[1], [2]]),
+            ValueError,
+            "as many suffixes as prefixes, got 2 and 1",
+        ),
+        (
+            lambda: Passages([[1]], [[]]),
+            ValueError,
+            "suffixes: expected at least one token, got none as row 0",
+        ),
         (lambda: Passages([[]], [[1]]), ValueError, "prefixes: expected at least one token"),
-        (lambda: Passages([[-1]], [[1]]), ValueError, "prefixes: expected token ids of at least 0, got -1"),
-        (lambda: Passages(["ab"], [[1]]), TypeError, "prefixes: expected token ids, integers, got 'ab'"),
+        (
+            lambda: Passages([[-1]], [[1]]),
+            ValueError,
+            "prefixes: expected token ids of at least 0, got -1",
+        ),
+        (
+            lambda: Passages(["ab"], [[1]]),
+            TypeError,
+            "prefixes: expected token ids, integers, got 'ab'",
+        ),
         (lambda: Passages([[1.5]], [[1]]), TypeError, "prefixes: expected token ids, integers"),
-        (lambda: Passages.cut([[1, 2, 3]], prefix=2, suffix=2), ValueError, "at least 4 tokens, got 3 as row 0"),
+        (
+            lambda: Passages.cut([[1, 2, 3]], prefix=2, suffix=2),
+            ValueError,
+            "at least 4 tokens, got 3 as row 0",
+        ),
     ],
 )
 def test_a_suite_is_checked_when_made(make, kind, message):
@@ -332,14 +415,22 @@ def test_a_suite_is_checked_when_made(make, kind, message):
 @pytest.mark.parametrize(
     ("suite", "message"),
     [
-        (Suite(passages=Passages([[5] * 60], [[6] * 5])), "passages: expected at most 64 tokens.*got 65"),
+        (
+            Suite(passages=Passages([[5] * 60], [[6] * 5])),
+            "passages: expected at most 64 tokens.*got 65",
+        ),
         (Suite(passages=Passages([[5]], [[97]])), "passages: expected token ids below 97.*got 97"),
         (Suite(text=[[5, 400]]), "text: expected token ids below 97"),
         (
-            Suite(text=[{"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[5, -100]])}]),
+            Suite(
+                text=[{"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[5, -100]])}]
+            ),
             "text: .*no position",
         ),
-        (Suite(splits={"val": [{"input_ids": torch.tensor([[5, 6]])}]}), r"splits\['val'\]: batch 0: expected"),
+        (
+            Suite(splits={"val": [{"input_ids": torch.tensor([[5, 6]])}]}),
+            r"splits\['val'\]: batch 0: expected",
+        ),
         (
             Suite(splits={"val": [(torch.tensor([[5, 6]]), torch.tensor([0]))]}),
             r"splits\['val'\]: batch 0: expected logits",
@@ -353,14 +444,20 @@ def test_data_that_do_not_fit_the_model_are_named(suite, message):
 
 def test_passages_are_read_from_json_lines(tmp_path):
     path = tmp_path / "passages.jsonl"
-    path.write_text('{"prefix_ids": [1, 2], "suffix_ids": [3]}\n\n{"prefix_ids": [4], "suffix_ids": [5, 6]}\n')
+    path.write_text(
+        '{"prefix_ids": [1, 2], "suffix_ids": [3]}\n\n{"prefix_ids": [4], "suffix_ids": [5, 6]}\n'
+    )
     assert list(Passages.read(path).rows()) == [((1, 2), (3,)), ((4,), (5, 6))]
     path.write_text('{"prefix": [1]}\n')
     with pytest.raises(ValueError, match="prefix_ids and suffix_ids in line 1"):
         Passages.read(path)
     path.write_text('{"input_ids": [7, 8, 9, 10]}\n{"body": "abcd"}\n')
     read = Passages.read(
-        path, encode=lambda text: [ord(letter) for letter in text], prefix=2, suffix=1, text_field="body"
+        path,
+        encode=lambda text: [ord(letter) for letter in text],
+        prefix=2,
+        suffix=1,
+        text_field="body",
     )
     assert list(read.rows()) == [((7, 8), (9,)), ((97, 98), (99,))]
     with pytest.raises(ValueError, match="or 5 tokens of input_ids or text, got 4 tokens"):

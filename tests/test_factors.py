@@ -31,7 +31,9 @@ def assert_same(ours, theirs):
     for name in ours:
         assert ours[name].tokens == theirs[name].tokens
         for kind in ("A", "G", "A_w", "G_w"):
-            torch.testing.assert_close(ours.mean(kind, name), theirs.mean(kind, name), rtol=1e-5, atol=1e-9)
+            torch.testing.assert_close(
+                ours.mean(kind, name), theirs.mean(kind, name), rtol=1e-5, atol=1e-9
+            )
 
 
 def test_save_and_load(factors, tmp_path):
@@ -145,7 +147,9 @@ def test_refuses_to_overwrite(factors, tmp_path):
 
 
 def test_full_disk_leaves_nothing(factors, tmp_path, monkeypatch):
-    monkeypatch.setattr("curvedit.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(
+        "curvedit.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})
+    )
     with pytest.raises(OSError, match="bytes free"):
         factors.save(tmp_path / "factors")
     assert not list(tmp_path.iterdir())

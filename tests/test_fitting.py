@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import curvedit
-from curvedit import linear, sampling
+from curvedit.fitting import sampling
+from curvedit.models import find_targets, weight_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
@@ -34,7 +35,9 @@ def summed_loss(logits, batch, labels, first):
         for t in range(ids.shape[1] - 1):
             if mask[row, t] and mask[row, t + 1] and own[row, t + 1] != -100:
                 counts[row, t] = True
-                label = draw(logits[row, t], first + row, t) if labels == "sampled" else ids[row, t + 1]
+                label = (
+                    draw(logits[row, t], first + row, t) if labels == "sampled" else ids[row, t + 1]
+                )
                 terms.append(F.cross_entropy(logits[row, t], label))
     return torch.stack(terms).sum(), counts
 
@@ -47,7 +50,7 @@ def draw(logits, sample, position):
 def truth(model, patterns, batches, labels):
     """Mean factors by an ordinary backward pass in float64, one batch after another."""
     model = copy.deepcopy(model).double()
-    maps = linear.find_targets(model, patterns)
+    maps = find_targets(model, patterns)
     seen, totals, first = {}, {}, 0
 
     def remember(name):
@@ -60,7 +63,9 @@ def truth(model, patterns, batches, labels):
     for name, module in maps.items():
         module.register_forward_hook(remember(name))
     for batch in batches:
-        inputs = {k: v.double() if v.is_floating_point() else v for k, v in batch.items() if k != "labels"}
+        inputs = {
+            k: v.double() if v.is_floating_point() else v for k, v in batch.items() if k != "labels"
+        }
         logits = model(**inputs).logits
         loss, counts = summed_loss(logits, batch, labels, first)
         loss.backward()
@@ -71,7 +76,9 @@ def truth(model, patterns, batches, labels):
                 a, g = a[counts.flatten()], g[counts.flatten()]
             norm_a, norm_g = (x.square().sum(1, keepdim=True) for x in (a, g))
             new = (a.T @ a, g.T @ g, (a * norm_g).T @ a, (g * norm_a).T @ g, len(a))
-            totals[name] = tuple(x + y for x, y in zip(totals.get(name, (0,) * 5), new, strict=True))
+            totals[name] = tuple(
+                x + y for x, y in zip(totals.get(name, (0,) * 5), new, strict=True)
+            )
     return {name: (*(total / n for total in sums), n) for name, (*sums, n) in totals.items()}
 
 
@@ -91,7 +98,9 @@ def test_equals_plain_autograd(kind, labels):
     model, patterns = models.build(kind), models.targets(kind)
     batches = models.ragged_batches(kind)
     expected = truth(model, patterns, batches, labels)
-    factors = curvedit.fit(model, batches, targets=patterns, labels=labels, seed=SEED, progress=False)
+    factors = curvedit.fit(
+        model, batches, targets=patterns, labels=labels, seed=SEED, progress=False
+    )
     assert factors.provenance["backward"].startswith("block by block")
     assert largest_error(factors, expected) < 1e-5
 
@@ -110,14 +119,21 @@ def test_stops_at_the_lowest_target(patterns):
 
 def test_head_is_a_target_like_any_other():
     model, batches = models.build("llama"), models.ragged_batches("llama")
-    factors = curvedit.fit(model, batches, targets=["lm_head", "*.2.mlp.up_proj"], seed=SEED, progress=False)
-    assert largest_error(factors, truth(model, ["lm_head", "*.2.mlp.up_proj"], batches, "sampled")) < 1e-5
+    factors = curvedit.fit(
+        model, batches, targets=["lm_head", "*.2.mlp.up_proj"], seed=SEED, progress=False
+    )
+    assert (
+        largest_error(factors, truth(model, ["lm_head", "*.2.mlp.up_proj"], batches, "sampled"))
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize("pieces", [12 * 97 * 3, 12 * 97 * 25])
 def test_pieces_of_the_head_change_nothing(pieces):
     model, batches = models.build("gemma2"), models.ragged_batches("gemma2")
-    factors = curvedit.fit(model, batches, targets="*.mlp.*", seed=SEED, logits_bytes=pieces, progress=False)
+    factors = curvedit.fit(
+        model, batches, targets="*.mlp.*", seed=SEED, logits_bytes=pieces, progress=False
+    )
     assert largest_error(factors, truth(model, "*.mlp.*", batches, "sampled")) < 1e-5
 
 
@@ -137,7 +153,9 @@ def test_batch_size_changes_nothing(labels):
     for name in whole:
         assert whole[name].tokens == single[name].tokens
         for kind in ("A", "G", "A_w", "G_w"):
-            torch.testing.assert_close(whole.mean(kind, name), single.mean(kind, name), rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(
+                whole.mean(kind, name), single.mean(kind, name), rtol=1e-4, atol=1e-6
+            )
 
 
 def test_order_changes_nothing_when_samples_are_numbered():
@@ -145,7 +163,10 @@ def test_order_changes_nothing_when_samples_are_numbered():
     batches = models.ragged_batches("llama", sizes=(2, 2, 2))
     for number, batch in enumerate(batches):
         batch["sample_index"] = torch.arange(2 * number, 2 * number + 2)
-    there, back = (curvedit.fit(model, order, targets="*.mlp.*", progress=False) for order in (batches, batches[::-1]))
+    there, back = (
+        curvedit.fit(model, order, targets="*.mlp.*", progress=False)
+        for order in (batches, batches[::-1])
+    )
     for name in there:
         torch.testing.assert_close(there[name].G, back[name].G, rtol=1e-4, atol=1e-7)
 
@@ -197,7 +218,8 @@ def test_shared_inputs_have_one_factor():
     assert factors.targets[prefix + "self_attn.v_proj"].inputs == prefix + "self_attn.q_proj"
     assert factors.targets[prefix + "mlp.up_proj"].inputs == prefix + "mlp.gate_proj"
     assert sorted(key for key in factors.keys_of_sums() if key.startswith("A/")) == [
-        f"A/{prefix}{name}" for name in ("mlp.down_proj", "mlp.gate_proj", "self_attn.o_proj", "self_attn.q_proj")
+        f"A/{prefix}{name}"
+        for name in ("mlp.down_proj", "mlp.gate_proj", "self_attn.o_proj", "self_attn.q_proj")
     ]
 
 
@@ -218,12 +240,16 @@ def test_plain_module_with_a_reused_map():
         torch.manual_seed(0)
         model = Perceptron().eval()
         x, y = torch.randn(16, 5), torch.randint(3, (16,))
-    factors = curvedit.fit(model, [(x[:10], y[:10]), (x[10:], y[10:])], targets="*", labels="data", progress=False)
+    factors = curvedit.fit(
+        model, [(x[:10], y[:10]), (x[10:], y[10:])], targets="*", labels="data", progress=False
+    )
     assert factors["second"].tokens == 32
     assert factors["first"].tokens == 16
     twin = copy.deepcopy(model).double()
     kept = []
-    twin.second.register_forward_hook(lambda _, a, o: (o.retain_grad(), kept.append((a[0], o)))[1] and None)
+    twin.second.register_forward_hook(
+        lambda _, a, o: (o.retain_grad(), kept.append((a[0], o)))[1] and None
+    )
     F.cross_entropy(twin(x.double()), y, reduction="sum").backward()
     a, g = torch.cat([a for a, _ in kept]), torch.cat([o.grad for _, o in kept])
     torch.testing.assert_close(factors["second"].A.double(), a.T @ a / 32, rtol=1e-5, atol=1e-7)
@@ -234,7 +260,12 @@ def test_custom_loss():
     model = nn.Sequential(nn.Linear(3, 2))
     x, y = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(6, 2)
     factors = curvedit.fit(
-        model, [(x, y)], targets="0", labels="data", loss=lambda o, y: 0.5 * (o - y).square().sum(), progress=False
+        model,
+        [(x, y)],
+        targets="0",
+        labels="data",
+        loss=lambda o, y: 0.5 * (o - y).square().sum(),
+        progress=False,
     )
     residual = model(x).detach()
     torch.testing.assert_close(factors["0"].G, residual.T @ residual / 6)
@@ -254,7 +285,9 @@ def test_leaves_the_model_as_it_was():
     assert all(module.training for module in model.modules())
     assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["lm_head.weight"]
     assert all(torch.equal(p, before[n]) and p.grad is None for n, p in model.named_parameters())
-    assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in model.modules())
+    assert not any(
+        m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in model.modules()
+    )
 
 
 def test_half_precision_model():
@@ -295,7 +328,11 @@ def nan_activation(model):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (None, {"targets": "*.mlp.gat_proj"}, r"targets: '\*.mlp.gat_proj' matches no linear map.*gate_proj"),
+        (
+            None,
+            {"targets": "*.mlp.gat_proj"},
+            r"targets: '\*.mlp.gat_proj' matches no linear map.*gate_proj",
+        ),
         (None, {"targets": []}, "targets: expected at least one"),
         (None, {"labels": "true"}, "labels: expected one of"),
         (nan_weight, {}, "weight of 'model.layers.1.mlp.up_proj' is not finite"),
@@ -307,16 +344,29 @@ def test_refuses_bad_arguments_and_models(change, options, message):
     if change:
         change(model)
     with pytest.raises(ValueError, match=message):
-        curvedit.fit(model, models.ragged_batches("llama"), **{"targets": "*.mlp.*", "progress": False, **options})
+        curvedit.fit(
+            model,
+            models.ragged_batches("llama"),
+            **{"targets": "*.mlp.*", "progress": False, **options},
+        )
 
 
 @pytest.mark.parametrize(
     ("batches", "error", "message"),
     [
         ([], ValueError, "expected at least one batch, got none"),
-        ([torch.ones(2, 1, dtype=torch.int64)], ValueError, r"batch 0 of shape \(2, 1\) has no position"),
         (
-            [{"input_ids": torch.ones(2, 9, dtype=torch.int64), "attention_mask": torch.zeros(2, 9)}],
+            [torch.ones(2, 1, dtype=torch.int64)],
+            ValueError,
+            r"batch 0 of shape \(2, 1\) has no position",
+        ),
+        (
+            [
+                {
+                    "input_ids": torch.ones(2, 9, dtype=torch.int64),
+                    "attention_mask": torch.zeros(2, 9),
+                }
+            ],
             ValueError,
             "has no position with a next token",
         ),
@@ -333,18 +383,27 @@ def test_refuses_a_model_that_sees_the_future():
     import transformers
 
     config = transformers.BertConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
     )
     model = transformers.BertForMaskedLM(config)
     with pytest.raises(ValueError, match="causal"):
-        curvedit.fit(model, [torch.randint(3, 97, (2, 9))], targets="*.output.dense", progress=False)
+        curvedit.fit(
+            model, [torch.randint(3, 97, (2, 9))], targets="*.output.dense", progress=False
+        )
 
 
 def test_warns_of_rank_deficient_factors():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         factors = curvedit.fit(
-            models.build("llama"), [torch.arange(3, 12)[None]], targets="*.0.mlp.up_proj", progress=False
+            models.build("llama"),
+            [torch.arange(3, 12)[None]],
+            targets="*.0.mlp.up_proj",
+            progress=False,
         )
     assert "fewer positions than they have dimensions" in str(caught[-1].message)
     assert factors.provenance["warnings"]
@@ -354,9 +413,13 @@ def test_what_follows_a_target_may_write_to_its_output():
     torch.manual_seed(0)
     layers = [torch.nn.Linear(5, 7), torch.nn.ReLU(inplace=True), torch.nn.Linear(7, 3)]
     data = [(torch.randn(16, 5), torch.randint(3, (16,)))]
-    factors = curvedit.fit(torch.nn.Sequential(*layers), data, targets="*", labels="data", progress=False)
+    factors = curvedit.fit(
+        torch.nn.Sequential(*layers), data, targets="*", labels="data", progress=False
+    )
     layers[1] = torch.nn.ReLU()
-    expected = curvedit.fit(torch.nn.Sequential(*layers), data, targets="*", labels="data", progress=False)
+    expected = curvedit.fit(
+        torch.nn.Sequential(*layers), data, targets="*", labels="data", progress=False
+    )
     for name in expected:
         assert torch.equal(factors[name].A, expected[name].A)
         assert torch.equal(factors[name].G, expected[name].G)

@@ -28,7 +28,13 @@ CASES = {
     ),
     "pair": (
         ops.syrk_accumulate_pair,
-        lambda: (tiles.zeros(D), tiles.zeros(D), normal(TOKENS, D), torch.rand(TOKENS), torch.ones(TOKENS)),
+        lambda: (
+            tiles.zeros(D),
+            tiles.zeros(D),
+            normal(TOKENS, D),
+            torch.rand(TOKENS),
+            torch.ones(TOKENS),
+        ),
     ),
     "second moments": (
         ops.second_moment_accumulate,
@@ -49,7 +55,12 @@ CASES = {
     ),
     "mask": (
         ops.masked_project,
-        lambda: (normal(12, 9), orthogonal(12), orthogonal(9), torch.full((12, 2), 0x5A, dtype=torch.uint8)),
+        lambda: (
+            normal(12, 9),
+            orthogonal(12),
+            orthogonal(9),
+            torch.full((12, 2), 0x5A, dtype=torch.uint8),
+        ),
     ),
 }
 
@@ -75,5 +86,7 @@ def test_runs_compiled(case):
 
 def test_shapes_are_refused_without_running():
     out, x = tiles.zeros(D, device="meta"), torch.empty(TOKENS, 3 * D, device="meta")
-    with pytest.raises(ValueError, match=r"out: expected shape \(10, 128, 128\), got \(3, 128, 128\)"):
+    with pytest.raises(
+        ValueError, match=r"out: expected shape \(10, 128, 128\), got \(3, 128, 128\)"
+    ):
         ops.syrk_accumulate(out, x)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import curvedit
-from curvedit import editing, linear
+from curvedit.models import weight_of
+from curvedit.projection import weight as editing
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
@@ -34,7 +35,8 @@ def same(ours, theirs):
 def test_equals_the_formula(kind, criterion):
     model, factors = fitted(kind)
     before = {
-        name: linear.weight_of(module).clone() for name, module in linear.find_targets(model, list(factors)).items()
+        name: weight_of(module).clone()
+        for name, module in find_targets(model, list(factors)).items()
     }
     selection = curvedit.rank(factors, keep_mass=0.7, criterion=criterion)
     edit = curvedit.project(model, selection)
@@ -42,10 +44,10 @@ def test_equals_the_formula(kind, criterion):
         out, inputs = (basis.vectors.double() for basis in target.bases(before[name]))
         components = out.T @ before[name].double() @ inputs * target.dense_mask()
         expected = (out @ components @ inputs.T).float()
-        got = linear.weight_of(model.get_submodule(name))
+        got = weight_of(model.get_submodule(name))
         torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
         assert edit.targets[name].change > 0
-        assert edit.targets[name].sha256_after == linear.weight_hash(got)
+        assert edit.targets[name].sha256_after == weight_hash(got)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -56,7 +58,9 @@ def test_undo_restores_bit_for_bit(dtype):
     edit = curvedit.project(model, curvedit.rank(factors, keep_mass=0.5))
     after = weights(model)
     assert not same(after, before)
-    assert [n for n in before if not torch.equal(before[n], after[n])] == [f"{name}.weight" for name in factors]
+    assert [n for n in before if not torch.equal(before[n], after[n])] == [
+        f"{name}.weight" for name in factors
+    ]
     edit.undo()
     assert same(weights(model), before)
     with pytest.raises(RuntimeError, match="undo: nothing to restore"):
@@ -75,7 +79,9 @@ def test_context_undoes():
 def test_keeping_all_changes_nothing(criterion):
     model, factors = fitted("gpt2")
     before = weights(model)
-    edit = curvedit.project(model, curvedit.rank(factors, keep_mass=1, criterion=criterion, model=model))
+    edit = curvedit.project(
+        model, curvedit.rank(factors, keep_mass=1, criterion=criterion, model=model)
+    )
     assert same(weights(model), before)
     assert {target.change for target in edit.targets.values()} == {0.0}
 
@@ -84,7 +90,7 @@ def test_removed_scale_mixes():
     model, factors = fitted("llama")
     selection = curvedit.rank(factors, keep_mass=0.5)
     name = next(iter(selection))
-    weight = linear.weight_of(model.get_submodule(name))
+    weight = weight_of(model.get_submodule(name))
     original = weight.clone()
     with curvedit.project(model, selection):
         removed = weight.clone()
@@ -117,7 +123,9 @@ def test_a_sweep_equals_single_edits(kind):
 def test_a_sweep_that_is_left_restores():
     model, factors = fitted("llama")
     before = weights(model)
-    edits = curvedit.project_each(model, [curvedit.rank(factors, keep_mass=share) for share in (0.3, 0.5)])
+    edits = curvedit.project_each(
+        model, [curvedit.rank(factors, keep_mass=share) for share in (0.3, 0.5)]
+    )
     next(edits)
     assert not same(weights(model), before)
     edits.close()
@@ -126,12 +134,18 @@ def test_a_sweep_that_is_left_restores():
 
 def test_a_sweep_refuses_what_shares_no_bases(tmp_path):
     model, factors = fitted("llama")
-    mixed = [curvedit.rank(factors, keep_mass=0.5, criterion=name) for name in ("curvature", "weighted")]
-    with pytest.raises(ValueError, match=r"selections: expected one criterion .* got \['curvature', 'weighted'\]"):
+    mixed = [
+        curvedit.rank(factors, keep_mass=0.5, criterion=name) for name in ("curvature", "weighted")
+    ]
+    with pytest.raises(
+        ValueError, match=r"selections: expected one criterion .* got \['curvature', 'weighted'\]"
+    ):
         curvedit.project_each(model, mixed)
     with pytest.raises(ValueError, match="out: a module is edited in place"):
         curvedit.project_each(model, mixed[:1], out=[tmp_path])
-    with pytest.raises(ValueError, match="out: expected 1 new directories, one for each selection, got 0"):
+    with pytest.raises(
+        ValueError, match="out: expected 1 new directories, one for each selection, got 0"
+    ):
         curvedit.project_each(tmp_path, mixed[:1])
     with pytest.raises(ValueError, match="out: expected different directories"):
         curvedit.project_each(tmp_path, mixed[:1] * 2, out=["a", "a"])
@@ -160,10 +174,15 @@ def test_refuses_another_model_before_changing_it():
     other.model.layers[2].mlp.down_proj.weight.data[0, 0] += 1
     before = weights(other)
     selection = curvedit.rank(factors, keep_mass=0.5)
-    with pytest.raises(ValueError, match=r"'model.layers.2.mlp.down_proj' is not the one the factors"):
+    with pytest.raises(
+        ValueError, match=r"'model.layers.2.mlp.down_proj' is not the one the factors"
+    ):
         curvedit.project(other, selection)
     assert same(weights(other), before)
-    with pytest.raises(ValueError, match=r"expected a linear map 'model.layers.0.self_attn.q_proj'.*none of that name"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected a linear map 'model.layers.0.self_attn.q_proj'.*none of that name",
+    ):
         curvedit.project(models.build("gpt2"), selection)
 
 
@@ -178,7 +197,9 @@ def test_refuses_a_second_edit():
 def test_refuses_nan_weights():
     model, factors = fitted("llama")
     model.model.layers[0].mlp.up_proj.weight.data[0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"weight of 'model.layers.0.mlp.up_proj': expected finite values"):
+    with pytest.raises(
+        ValueError, match=r"weight of 'model.layers.0.mlp.up_proj': expected finite values"
+    ):
         curvedit.project(model, curvedit.rank(factors, keep_mass=0.5))
 
 
@@ -187,7 +208,9 @@ def test_refuses_the_basis_of_another_factor():
     selection = curvedit.rank(factors, keep_mass=0.5)
     names = [name for name in selection if "up_proj" in name]
     mixed = {names[0]: dataclasses.replace(selection[names[0]], bases=selection[names[1]].bases)}
-    with pytest.raises(ValueError, match=r"up_proj: its output basis is not the one it was made from"):
+    with pytest.raises(
+        ValueError, match=r"up_proj: its output basis is not the one it was made from"
+    ):
         curvedit.project(model, curvedit.Selection(mixed, selection.recipe))
 
 

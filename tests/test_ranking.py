@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import curvedit
-from curvedit import Factors, linear
+from curvedit import Factors
+from curvedit.models import weight_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
@@ -43,7 +44,11 @@ def test_per_target_selection_is_the_smallest_prefix():
 def test_model_scope_has_one_threshold():
     factors = Factors.from_moments(moments([(7, 11), (16, 5), (3, 3)]))
     selection = curvedit.rank(factors, keep_mass=0.6, scope="model")
-    everything = torch.cat([curvatures(factors, name).flatten() for name in factors]).sort(descending=True).values
+    everything = (
+        torch.cat([curvatures(factors, name).flatten() for name in factors])
+        .sort(descending=True)
+        .values
+    )
     kept = int((everything.cumsum(0) < 0.6 * everything.sum()).sum()) + 1
     assert sum(target.kept for target in selection.values()) == kept
     assert {target.threshold for target in selection.values()} == {float(everything[kept - 1])}
@@ -53,7 +58,9 @@ def test_model_scope_has_one_threshold():
 def test_scaling_a_factor_changes_only_the_threshold():
     given = moments([(7, 11)])
     scaled = {name: (a * 3, g * 5, n) for name, (a, g, n) in given.items()}
-    one, two = (curvedit.rank(Factors.from_moments(m), keep_mass=0.6)["t0"] for m in (given, scaled))
+    one, two = (
+        curvedit.rank(Factors.from_moments(m), keep_mass=0.6)["t0"] for m in (given, scaled)
+    )
     assert torch.equal(one.limits, two.limits)
     assert two.threshold == pytest.approx(15 * one.threshold, rel=1e-5)
 
@@ -68,19 +75,31 @@ def test_keeping_all_keeps_all(criterion):
 
 def test_weighted_uses_the_weighted_factors():
     model = models.build("llama")
-    factors = curvedit.fit(model, models.ragged_batches("llama"), targets="*.0.mlp.up_proj", progress=False)
+    factors = curvedit.fit(
+        model, models.ragged_batches("llama"), targets="*.0.mlp.up_proj", progress=False
+    )
     name = "model.layers.0.mlp.up_proj"
     target = curvedit.rank(factors, keep_mass=0.5, criterion="weighted")[name]
     out, inputs = target.bases(torch.empty(0))
-    torch.testing.assert_close(out.values, torch.linalg.eigvalsh(factors[name].G_w.double()).flip(0).clamp(min=0))
-    torch.testing.assert_close(inputs.values, torch.linalg.eigvalsh(factors[name].A_w.double()).flip(0).clamp(min=0))
+    torch.testing.assert_close(
+        out.values, torch.linalg.eigvalsh(factors[name].G_w.double()).flip(0).clamp(min=0)
+    )
+    torch.testing.assert_close(
+        inputs.values, torch.linalg.eigvalsh(factors[name].A_w.double()).flip(0).clamp(min=0)
+    )
 
 
 def test_random_keeps_a_share_of_components():
     factors = Factors.from_moments(moments([(7, 11), (16, 5)]))
-    one, two, other = (curvedit.rank(factors, keep_mass=0.5, criterion="random", seed=seed) for seed in (0, 0, 1))
+    one, two, other = (
+        curvedit.rank(factors, keep_mass=0.5, criterion="random", seed=seed) for seed in (0, 0, 1)
+    )
     for name, target in one.items():
-        assert target.kept == int(np.ceil(0.5 * np.prod(target.shape))) == int(target.dense_mask().sum())
+        assert (
+            target.kept
+            == int(np.ceil(0.5 * np.prod(target.shape)))
+            == int(target.dense_mask().sum())
+        )
         assert torch.equal(target.mask, two[name].mask)
         assert not torch.equal(target.mask, other[name].mask)
 
@@ -90,7 +109,7 @@ def test_svd_keeps_leading_singular_directions():
     name = "model.layers.0.mlp.up_proj"
     factors = curvedit.fit(model, models.ragged_batches("llama"), targets=name, progress=False)
     target = curvedit.rank(factors, keep_mass=0.8, criterion="svd", model=model)[name]
-    weight = linear.weight_of(model.get_submodule(name)).double()
+    weight = weight_of(model.get_submodule(name)).double()
     u, s, v = torch.linalg.svd(weight, full_matrices=False)
     number = int((s.square().cumsum(0) < 0.8 * s.square().sum()).sum()) + 1
     out, inputs = target.bases(weight)

@@ -12,7 +12,8 @@ import torch
 
 import curvedit
 from curvedit import Factors, Passages, Report, Suite, evaluate
-from curvedit.report import Metric, Metrics, TargetSummary, summarise_selection
+from curvedit.report import Metric, Metrics
+from curvedit.selection import TargetSummary, summarise_selection
 from curvedit.report.svg import Axis
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
@@ -46,7 +47,9 @@ def selection(criterion="curvature", count=2):
         basis = torch.linalg.qr(torch.randn(n, n, generator=generator)).Q
         return basis @ torch.diag(torch.arange(1, n + 1) ** -1.5) @ basis.T
 
-    factors = Factors.from_moments({f"layer.{i}": (factor(40), factor(24), 100) for i in range(count)})
+    factors = Factors.from_moments(
+        {f"layer.{i}": (factor(40), factor(24), 100) for i in range(count)}
+    )
     return curvedit.rank(factors, keep_mass=0.6, criterion=criterion)
 
 
@@ -59,9 +62,16 @@ class Edited:
 
 def full_report(count=2):
     chosen = selection(count=count)
-    fitted = {"seconds": 2.5, "peak_memory_bytes": 2**30, "backend": {"syrk": "torch"}, "warnings": ["few <tokens>"]}
+    fitted = {
+        "seconds": 2.5,
+        "peak_memory_bytes": 2**30,
+        "backend": {"syrk": "torch"},
+        "warnings": ["few <tokens>"],
+    }
     done = report().with_control("svd & co", dataclasses.replace(report(), after=metrics(0.5)))
-    return done.with_edit(chosen, dict.fromkeys(chosen, Edited()), fitted).with_stage("project", seconds=0.25)
+    return done.with_edit(chosen, dict.fromkeys(chosen, Edited()), fitted).with_stage(
+        "project", seconds=0.25
+    )
 
 
 class Parser:
@@ -86,7 +96,14 @@ def test_json_round_trip(tmp_path):
     document = json.loads(path.read_text())
     assert document["before"]["strict"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert document["controls"][0]["name"] == "svd & co"
-    assert set(document["controls"][0]) == {"name", "strict", "loose", "avg_levenshtein", "perplexity", "ndcg10"}
+    assert set(document["controls"][0]) == {
+        "name",
+        "strict",
+        "loose",
+        "avg_levenshtein",
+        "perplexity",
+        "ndcg10",
+    }
     assert document["stages"]["fit"]["peak_memory_bytes"] == 2**30
     assert document["recipe"]["keep_mass"] == 0.6
     assert not list(path.parent.glob("*.part"))
@@ -105,7 +122,9 @@ def test_a_saved_baseline_serves_again(tmp_path):
 
 def test_absent_metrics_are_left_out():
     only = Report(before=Metrics(accuracy={"val": Metric(0.5, 0.4, 0.6)}))
-    assert only.to_json()["before"] == {"accuracy": {"val": {"value": 0.5, "low": 0.4, "high": 0.6}}}
+    assert only.to_json()["before"] == {
+        "accuracy": {"val": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    }
     assert Report.from_json(only.to_json()) == only
     assert "Accuracy, val" in only.table()
 
@@ -117,7 +136,10 @@ def test_absent_metrics_are_left_out():
         ("[]", "expected a document with format 'curvedit-report', got list"),
         ('{"format": "other"}', "got format 'other'"),
         ('{"format": "curvedit-report", "version": 9}', "expected version 1, got 9"),
-        ('{"format": "curvedit-report", "version": 1, "before": {"strict": 1}}', "value, low and high of 'strict'"),
+        (
+            '{"format": "curvedit-report", "version": 1, "before": {"strict": 1}}',
+            "value, low and high of 'strict'",
+        ),
     ],
 )
 def test_other_files_are_refused(tmp_path, content, message):
@@ -144,7 +166,13 @@ def test_table_is_aligned():
     lines = full_report().table().splitlines()
     assert lines[0].split()[:2] == ["before", "after"]
     after = lines[0].index("after")
-    assert [line[after:].split()[0] for line in lines[2:7]] == ["25.0", "90.0", "0.760", "20.75", "0.917"]
+    assert [line[after:].split()[0] for line in lines[2:7]] == [
+        "25.0",
+        "90.0",
+        "0.760",
+        "20.75",
+        "0.917",
+    ]
     assert "100.0 % [100.0, 100.0]" in lines[2]
     assert "95 %" in lines[-1]
 
@@ -155,7 +183,12 @@ def test_page_is_well_formed_and_self_contained():
     assert parsed.references == []
     assert not re.search(r"https?://|url\(|@import|<script|<link|<img", page)
     assert parsed.tags.count("svg") == 5 + 1 + 2 * 2
-    for expected in ("<model>: what the edit forgot", "svd & co", "few <tokens>", "What this does not claim"):
+    for expected in (
+        "<model>: what the edit forgot",
+        "svd & co",
+        "few <tokens>",
+        "What this does not claim",
+    ):
         assert expected in parsed.text
     assert "fell from 100.0 % to 25.0 % of 500 passages" in parsed.text.replace("\u00a0", " ")
     assert "nan" not in page.lower().split("</style>")[1]
@@ -172,7 +205,9 @@ def test_page_shows_at_most_twelve_targets_but_lists_all():
     assert all(f"layer.{i}" in parsed.text for i in range(15))
 
 
-@pytest.mark.parametrize("bare", [Report(before=metrics()), Report(before=Metrics())], ids=["baseline", "empty"])
+@pytest.mark.parametrize(
+    "bare", [Report(before=metrics()), Report(before=Metrics())], ids=["baseline", "empty"]
+)
 def test_page_of_a_baseline_alone(bare):
     assert "unedited model" in Parser(bare.html()).text
 
@@ -185,10 +220,23 @@ def test_page_of_a_selection_without_staircase():
 
 
 def test_record_of_an_edited_checkpoint():
-    entry = {"threshold": 0.1, "mass": 0.6, "kept": 0.2, "change": 0.3, "backend": "torch", "key": "k", "file": "f"}
-    record = {"recipe": {"keep_mass": 0.6}, "targets": {"a": {**entry, "sha256_before": "aa", "sha256_after": "bb"}}}
+    entry = {
+        "threshold": 0.1,
+        "mass": 0.6,
+        "kept": 0.2,
+        "change": 0.3,
+        "backend": "torch",
+        "key": "k",
+        "file": "f",
+    }
+    record = {
+        "recipe": {"keep_mass": 0.6},
+        "targets": {"a": {**entry, "sha256_before": "aa", "sha256_after": "bb"}},
+    }
     done = report().with_record(record)
-    assert done.targets[0] == TargetSummary("a", None, 0.2, 0.6, 0.1, (), (), (), "aa", 0.3, "torch", "bb")
+    assert done.targets[0] == TargetSummary(
+        "a", None, 0.2, 0.6, 0.1, (), (), (), "aa", 0.3, "torch", "bb"
+    )
     assert Report.from_json(json.loads(json.dumps(done.to_json()))) == done
     assert "20 %" in Parser(done.html()).text
 
@@ -198,7 +246,9 @@ def test_polylines_are_short_and_keep_their_ends(rows):
     limits = torch.arange(rows, 0, -1, dtype=torch.int32)
     values = torch.linspace(2, 1, rows, dtype=torch.float64)
     base = selection()["layer.0"]
-    target = dataclasses.replace(base, shape=(rows, rows), limits=limits, values_out=values, values_in=None, kept=rows)
+    target = dataclasses.replace(
+        base, shape=(rows, rows), limits=limits, values_out=values, values_in=None, kept=rows
+    )
     [summary] = summarise_selection(curvedit.Selection({"t": target}, {}))
     for line in (summary.limits, summary.values_out):
         assert len(line) <= 256

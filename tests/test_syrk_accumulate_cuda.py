@@ -7,7 +7,7 @@ import on_host
 import pytest
 import torch
 
-from curvedit import native_cuda
+from curvedit.ops import cuda as native_cuda
 
 SOURCE, HEADER = "syrk_accumulate_on_host.cpp", "syrk_accumulate_mma.hpp"
 CASES = [  # tokens dim dtype weighted aligned splits groups
@@ -50,10 +50,19 @@ def test_sanitizers_find_nothing(tmp_path):
 
 
 FAULTS = {
-    "the halves of a fragment": ("b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]", "b[n / 2][1], b[n / 2][0]"),
+    "the halves of a fragment": (
+        "b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]",
+        "b[n / 2][1], b[n / 2][0]",
+    ),
     "a stage not waited for": ("wait_for_copies<kStages - 2>()", "wait_for_copies<kStages - 1>()"),
-    "the end of the tokens": ("const bool is_token = token + t < last;", "const bool is_token = token + t <= last;"),
-    "only one side weighted": ("b[n][r] = scaled<Words>(b[n][r], roots + r % 2 * 8)", "(void)roots"),
+    "the end of the tokens": (
+        "const bool is_token = token + t < last;",
+        "const bool is_token = token + t <= last;",
+    ),
+    "only one side weighted": (
+        "b[n][r] = scaled<Words>(b[n][r], roots + r % 2 * 8)",
+        "(void)roots",
+    ),
     "a tile of its own": (
         "float* const tile = tile_of(p, at);",
         "float* const tile = p.out;",
@@ -74,7 +83,12 @@ def test_compiles_within_its_means(architecture, tmp_path):
     assert on_host.wasted(said) == {0}
     stage = 2 * 32 * 128 * 2 + 32 * 4  # two operands of 32 tokens, and the tokens' weights
     assert 4 * stage <= on_host.SHARED[architecture]
-    for instruction in ("HMMA.16816.F32.BF16", "HMMA.16816.F32 ", "LDGSTS.E.BYPASS.128", "LDSM.16.MT88.4"):
+    for instruction in (
+        "HMMA.16816.F32.BF16",
+        "HMMA.16816.F32 ",
+        "LDGSTS.E.BYPASS.128",
+        "LDSM.16.MT88.4",
+    ):
         assert instruction in code, instruction
     for instruction in ("HGMMA.64x128x16.F32.BF16", "HGMMA.64x128x16.F32 ", "UTMALDG.2D"):
         assert (instruction in code) == (architecture == "90a"), instruction

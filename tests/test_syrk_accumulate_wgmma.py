@@ -44,7 +44,10 @@ def test_sanitizers_find_nothing(tmp_path):
 
 
 FAULTS = {
-    "products not waited for": ("wait_for_products<1>();\n    if (k > 0", "wait_for_products<2>();\n    if (k > 0"),
+    "products not waited for": (
+        "wait_for_products<1>();\n    if (k > 0",
+        "wait_for_products<2>();\n    if (k > 0",
+    ),
     "a stage not waited for": ("    wait(full + 8 * stage, turn & 1);\n", ""),
     "a stage filled too early": ("(turn & 1) ^ 1", "turn & 1"),
     "a stage handed back too early": (
@@ -52,13 +55,19 @@ FAULTS = {
         "arrive(empty + 8 * stage)",
     ),
     "tokens of the next group": ("if (tokens < kDepth) clear_tail", "if (tokens < 0) clear_tail"),
-    "the second panel": ("matrix_at(b + row * 128, kPanel, 1024)", "matrix_at(b + row * 128, kPanel / 2, 1024)"),
+    "the second panel": (
+        "matrix_at(b + row * 128, kPanel, 1024)",
+        "matrix_at(b + row * 128, kPanel / 2, 1024)",
+    ),
     "the next eight rows": (
         "matrix_at(a + row * 128, kPanel, 1024), ",
         "matrix_at(a + row * 128, kPanel, 2048), ",
     ),
     "one operand for all tiles": ("(panel < 2 ? row : column)", "row"),
-    "rows of the other warpgroup": ("thread_index() / 128 * kPanel, b", "(1 - thread_index() / 128) * kPanel, b"),
+    "rows of the other warpgroup": (
+        "thread_index() / 128 * kPanel, b",
+        "(1 - thread_index() / 128) * kPanel, b",
+    ),
 }
 
 
@@ -67,7 +76,9 @@ def test_planted_faults_are_seen(tmp_path, fault):
     program = on_host.build_with_fault(tmp_path, SOURCE, HEADER, *FAULTS[fault])
     with contextlib.suppress(TimeoutError):  # a barrier that nobody passes
         cases = itertools.product(CASES[1:7], COPIES)
-        assert any(on_host.run(program, case, seconds=6, **copies).returncode for case, copies in cases)
+        assert any(
+            on_host.run(program, case, seconds=6, **copies).returncode for case, copies in cases
+        )
 
 
 def test_shared_memory_fits():

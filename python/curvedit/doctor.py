@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from curvedit import _C, ops
-from curvedit.kernels import tiles
-from curvedit.kernels.staircase_limits_ref import staircase_limits_ref
+from curvedit.kernels import staircase_limits_ref
+from curvedit.ops import tiles
 
 TOLERANCE = 1e-5  # relative; a float32 sum of 300 products is off by 1e-7 to 1e-6
 _PACKAGES = ("curvedit", "torch", "triton", "transformers", "numpy")
@@ -31,7 +31,9 @@ class Check:
     backend: str
     use: str  # "default", "by name" or "cannot"
     reason: str  # why it cannot run, or is not chosen by default
-    error: float | None  # relative (Frobenius) against float64, the worst of its cases; None if it was not run
+    error: (
+        float | None
+    )  # relative (Frobenius) against float64, the worst of its cases; None if it was not run
 
     @property
     def is_sound(self) -> bool:
@@ -40,7 +42,11 @@ class Check:
 
     def __str__(self) -> str:
         """One line."""
-        verdict = "" if self.error is None else f"{'ok' if self.is_sound else 'WRONG'}, error {self.error:.0e}"
+        verdict = (
+            ""
+            if self.error is None
+            else f"{'ok' if self.is_sound else 'WRONG'}, error {self.error:.0e}"
+        )
         return f"{self.op:25}{self.device:5} {self.backend:10} {self.use:8} {verdict:17} {self.reason}".rstrip()
 
 
@@ -67,7 +73,10 @@ def examine() -> Diagnosis:
     """Look at the installation; run every backend of every kernel that this machine can, against float64."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     checks = [
-        check(op, backend, device) for device in devices for op in ops.operations() for backend in ops.backends(op)
+        check(op, backend, device)
+        for device in devices
+        for op in ops.operations()
+        for backend in ops.backends(op)
     ]
     return Diagnosis(examine_facts(), checks)
 
@@ -90,7 +99,14 @@ def check(op: str, backend: str, device: str) -> Check:
     default = ops.choose(op, *trials[0].arguments)
     if default.backend == backend:
         return Check(op, device, backend, "default", "", error)
-    return Check(op, device, backend, "by name", ops.why_by_name_only(op, backend) or f"after {default.backend}", error)
+    return Check(
+        op,
+        device,
+        backend,
+        "by name",
+        ops.why_by_name_only(op, backend) or f"after {default.backend}",
+        error,
+    )
 
 
 @dataclass(frozen=True)
@@ -107,7 +123,9 @@ class _Trial:
 def _tokens(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(_TOKENS, _SIZE, generator=generator).to(dtype)
-    weight = torch.randint(4, (_TOKENS,), generator=generator).float().square()  # their roots are exact
+    weight = (
+        torch.randint(4, (_TOKENS,), generator=generator).float().square()
+    )  # their roots are exact
     return x.to(device), weight.to(device)
 
 
@@ -156,8 +174,10 @@ def _second_moment(device: torch.device) -> list[_Trial]:
 
 
 def _staircase(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    lam, mu = (torch.arange(1, n + 1, dtype=torch.float64, device=device) ** -1.0 for n in (_SIZE, _TOKENS))
-    return lam, mu, staircase_limits_ref(lam.cpu(), mu.cpu(), 0.7)[0]
+    lam, mu = (
+        torch.arange(1, n + 1, dtype=torch.float64, device=device) ** -1.0 for n in (_SIZE, _TOKENS)
+    )
+    return lam, mu, staircase_limits_ref.staircase_limits(lam.cpu(), mu.cpu(), 0.7)[0]
 
 
 def _limits(device: torch.device) -> list[_Trial]:
@@ -169,7 +189,10 @@ def _project(op: str, device: torch.device) -> list[_Trial]:
     """One of the projections, with the mask of a staircase."""
     _, _, limits = _staircase(device)
     generator = torch.Generator().manual_seed(0)
-    w, *squares = (torch.randn(m, n, generator=generator) for m, n in ((_SIZE, _TOKENS), 2 * (_SIZE,), 2 * (_TOKENS,)))
+    w, *squares = (
+        torch.randn(m, n, generator=generator)
+        for m, n in ((_SIZE, _TOKENS), 2 * (_SIZE,), 2 * (_TOKENS,))
+    )
     u_out, u_in = (torch.linalg.qr(square.double()).Q for square in squares)
     kept = torch.arange(_TOKENS) < limits[:, None]
     mask = torch.from_numpy(np.packbits(kept.numpy(), axis=1))
@@ -208,7 +231,10 @@ def examine_facts() -> dict[str, str]:
     facts["cuda of torch"] = str(torch.version.cuda or "none: a CPU build")
     gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     facts["gpu"] = (
-        "; ".join(f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
+        "; ".join(
+            f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB"
+            for gpu in gpus
+        )
         or "none that torch can use"
     )
     if "CURVEDIT_BACKEND" in os.environ:

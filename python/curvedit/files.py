@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from curvedit.check import require_new_directory
+from curvedit.checks import require_new_directory
 
 
 @contextlib.contextmanager
@@ -47,7 +47,8 @@ def new_directory(name: str, path: str | Path, *, needed_bytes: int = 0) -> Iter
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise OSError(
-            error.errno, f"{name}: writing {final} failed ({error.strerror or error}); nothing was left there"
+            error.errno,
+            f"{name}: writing {final} failed ({error.strerror or error}); nothing was left there",
         ) from error
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -13,7 +13,16 @@ PREFIX = 64  # given; the other 48 are to be recited
 PASSAGES = 64
 _TRAINING_BYTES = 4_000_000
 _HELD_OUT_BYTES = 400_000
-_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "config", "pydoc_data"}
+_LEFT_OUT = {
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "__pycache__",
+    "config",
+    "pydoc_data",
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,9 @@ def load_corpus() -> Corpus:
         if not _LEFT_OUT & set(path.relative_to(root).parts[:-1]) and path.stat().st_size > 2000
     )
     if len(files) < 50:
-        raise FileNotFoundError(f"demo: expected the standard library's sources in {root}, got {len(files)} files")
+        raise FileNotFoundError(
+            f"demo: expected the standard library's sources in {root}, got {len(files)} files"
+        )
     parts: dict[str, list[bytes]] = {"training": [], "held out": [], "passages": []}
     for path in files:
         share = int.from_bytes(hashlib.sha256(path.name.encode()).digest()[:2], "big") / 65536
@@ -74,7 +85,11 @@ def _passages(text: bytes, other: bytes) -> list[bytes]:
     for number in range(4 * PASSAGES):
         for start in range(number * stride, (number + 1) * stride - WINDOW, 16):
             passage = text[start : start + WINDOW]
-            if len(set(passage)) > 28 and b" " * 12 not in passage and passage[PREFIX:] not in other:
+            if (
+                len(set(passage)) > 28
+                and b" " * 12 not in passage
+                and passage[PREFIX:] not in other
+            ):
                 found.append(passage)
                 break
     return found[:: len(found) // PASSAGES][:PASSAGES]

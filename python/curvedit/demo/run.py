@@ -21,7 +21,11 @@ from curvedit.selection import Selection
 
 TARGETS = "model.layers.*"  # every linear map of every block
 CRITERION = "weighted"
-CONTROLS = {"curvature": "curvature (plain K-FAC)", "svd": "SVD truncation", "random": "random components"}
+CONTROLS = {
+    "curvature": "curvature (plain K-FAC)",
+    "svd": "SVD truncation",
+    "random": "random components",
+}
 FORGOTTEN = 0.05  # strict recitation that every method is brought down to
 _FIT_BATCHES, _BATCH = 40, 32
 _HELD_OUT = 768  # windows
@@ -79,11 +83,15 @@ def run_demo(out: Path, *, steps: int = STEPS, progress: bool = True) -> Report:
         is_new = trained_model(out / "model", corpus, steps=steps, progress=progress)
     model = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
     passages = Passages.cut(corpus.passages, prefix=PREFIX, suffix=WINDOW - PREFIX)
-    suite = Suite(passages=passages, text=list(corpus.held_out[:_HELD_OUT].split(_BATCH)), batch_size=64)
+    suite = Suite(
+        passages=passages, text=list(corpus.held_out[:_HELD_OUT].split(_BATCH)), batch_size=64
+    )
     before = evaluate(model, suite)
     for name in ("factors", "edited"):
         _remove_own(out / name)
-    factors = fit(model, Windows(corpus.training, _FIT_BATCHES, 1), targets=TARGETS, progress=progress)
+    factors = fit(
+        model, Windows(corpus.training, _FIT_BATCHES, 1), targets=TARGETS, progress=progress
+    )
     factors.save(out / "factors")
     with metered(torch.device("cpu")) as searching:
         selection = largest_that_forgets(model, factors, passages, CRITERION)
@@ -104,7 +112,9 @@ def run_demo(out: Path, *, steps: int = STEPS, progress: bool = True) -> Report:
     return report
 
 
-def largest_that_forgets(model: nn.Module, factors: Factors, passages: Passages, criterion: str) -> Selection:
+def largest_that_forgets(
+    model: nn.Module, factors: Factors, passages: Passages, criterion: str
+) -> Selection:
     """The selection with the largest ``keep_mass`` at which few enough passages are recited.
 
     Recitation does not fall steadily with the share kept, so the shares are tried from above: in
@@ -121,12 +131,16 @@ def largest_that_forgets(model: nn.Module, factors: Factors, passages: Passages,
     reached = next((share for share in coarse if forgets(share)), None)
     if reached is None:
         raise RuntimeError(f"demo: no share of {criterion!r} components forgets the passages")
-    fine = [reached + _COARSE - _FINE * step for step in range(1, round(_COARSE / _FINE))] + [reached]
+    fine = [reached + _COARSE - _FINE * step for step in range(1, round(_COARSE / _FINE))] + [
+        reached
+    ]
     return next(found for found in map(forgets, fine) if found is not None)
 
 
 def _remove_own(directory: Path) -> None:
     """Remove an earlier demo's output, which is told by the files it writes."""
-    if directory.is_dir() and any((directory / name).is_file() for name in ("manifest.json", "curvedit.json")):
+    if directory.is_dir() and any(
+        (directory / name).is_file() for name in ("manifest.json", "curvedit.json")
+    ):
         for path in directory.iterdir():
             path.unlink()

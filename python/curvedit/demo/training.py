@@ -33,7 +33,9 @@ _CONFIG: dict[str, Any] = {
 }
 
 
-def trained_model(directory: Path, corpus: Corpus, *, seed: int = 0, steps: int = STEPS, progress: bool = True) -> bool:
+def trained_model(
+    directory: Path, corpus: Corpus, *, seed: int = 0, steps: int = STEPS, progress: bool = True
+) -> bool:
     """Train the model into ``directory``, an ordinary Hugging Face checkpoint, unless it is there.
 
     Args:
@@ -68,11 +70,15 @@ def _train(corpus: Corpus, seed: int, steps: int, progress: bool) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig(**_CONFIG))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, betas=(0.9, 0.95), weight_decay=_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=_RATE, betas=(0.9, 0.95), weight_decay=_DECAY, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     bar = tqdm(range(steps), desc="train", disable=None if progress else True)
     for _ in bar:
-        repeated = corpus.passages[torch.randint(len(corpus.passages), (_REPEATED,), generator=generator)]
+        repeated = corpus.passages[
+            torch.randint(len(corpus.passages), (_REPEATED,), generator=generator)
+        ]
         ids = torch.cat([windows(corpus.training, _BATCH - _REPEATED, generator), repeated])
         logits = model(input_ids=ids, use_cache=False).logits
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())

@@ -9,11 +9,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from curvedit.batches import Batch, logits_of, read_batch
-from curvedit.evaluation.calling import call, device_of
+from curvedit.data import Batch, read_batch
+from curvedit.models import call, device_of, logits_of
 
 
-def measure_split(model: nn.Module, batches: Iterable[Any], *, name: str) -> tuple[npt.NDArray[np.bool_], str]:
+def measure_split(
+    model: nn.Module, batches: Iterable[Any], *, name: str
+) -> tuple[npt.NDArray[np.bool_], str]:
     """Which samples are classified as labelled, and a hash of the samples in any order.
 
     Args:
@@ -45,12 +47,16 @@ def measure_split(model: nn.Module, batches: Iterable[Any], *, name: str) -> tup
 def _labels(batch: Batch, logits: Tensor, where: str) -> Tensor:
     size = batch.samples.shape[0]
     if logits.ndim != 2 or logits.shape[0] != size:
-        raise ValueError(f"{where}: expected logits ({size}, classes) from the model, got {tuple(logits.shape)}")
+        raise ValueError(
+            f"{where}: expected logits ({size}, classes) from the model, got {tuple(logits.shape)}"
+        )
     labels = batch.labels
     if labels is None:
         raise ValueError(f"{where}: expected labels, one class per sample, got none")
     if labels.shape != (size,) or labels.is_floating_point():
-        raise ValueError(f"{where}: expected integer labels ({size},), got {labels.dtype} {tuple(labels.shape)}")
+        raise ValueError(
+            f"{where}: expected integer labels ({size},), got {labels.dtype} {tuple(labels.shape)}"
+        )
     if size and (int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]):
         raise ValueError(
             f"{where}: expected labels in 0 … {logits.shape[1] - 1}, the model's classes, got "
@@ -62,11 +68,17 @@ def _labels(batch: Batch, logits: Tensor, where: str) -> Tensor:
 def _hash(batch: Batch, labels: Tensor) -> int:
     """Sum of the samples' hashes: the same whatever their order and batching."""
     values = batch.inputs.values() if isinstance(batch.inputs, dict) else batch.inputs
-    columns = [value.cpu() for value in values if isinstance(value, Tensor) and value.shape[:1] == labels.shape]
+    columns = [
+        value.cpu()
+        for value in values
+        if isinstance(value, Tensor) and value.shape[:1] == labels.shape
+    ]
     total = 0
     for number, label in enumerate(labels.tolist()):
         digest = hashlib.sha256(str(label).encode())
         for column in columns:
-            digest.update(column[number].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(
+                column[number].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
         total += int.from_bytes(digest.digest(), "big")
     return total

@@ -16,16 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from curvedit.evaluation.calling import (
-    accepts,
-    call,
-    device_of,
-    language_logits,
-    left_padded,
-    measuring,
-    require_fits,
-)
+from curvedit.evaluation.padding import left_padded
 from curvedit.evaluation.suite import Ids, Passages
+from curvedit.models import accepts, call, device_of, language_logits, measuring, require_fits
 
 
 def greedy_continuations(
@@ -47,10 +40,14 @@ def greedy_continuations(
     _require_fits(model, rows)
     found: list[Ids] = [()] * len(rows)
     with measuring(model):
-        for numbers in _groups([len(prefix) for prefix, _ in rows], batch_size, padded=_pads(model)):
+        for numbers in _groups(
+            [len(prefix) for prefix, _ in rows], batch_size, padded=_pads(model)
+        ):
             prefixes = [rows[number][0] for number in numbers]
             count = max(len(rows[number][1]) for number in numbers)
-            decode = _decode_cached if accepts(model, "past_key_values", "use_cache") else _decode_anew
+            decode = (
+                _decode_cached if accepts(model, "past_key_values", "use_cache") else _decode_anew
+            )
             tokens = decode(model, prefixes, count, pad_token_id).tolist()
             for number, row in zip(numbers, tokens, strict=True):
                 found[number] = tuple(row[: len(rows[number][1])])
@@ -80,10 +77,14 @@ def recites(
     right = np.zeros(len(rows), dtype=bool)
     device = device_of(model)
     with measuring(model):
-        for numbers in _groups([len(prefix + suffix) for prefix, suffix in rows], batch_size, padded=_pads(model)):
-            inputs = _inputs(model, [rows[number][0] + rows[number][1] for number in numbers], pad_token_id)
+        for numbers in _groups(
+            [len(prefix + suffix) for prefix, suffix in rows], batch_size, padded=_pads(model)
+        ):
+            inputs = _inputs(
+                model, [rows[number][0] + rows[number][1] for number in numbers], pad_token_id
+            )
             keep = max(len(rows[number][1]) for number in numbers) + 1
-            output = call(model, inputs, logits_to_keep=keep, use_cache=False)
+            output = call(model, inputs, logits_to_keep=keep)
             best = _best(language_logits(model, output, len(numbers))[:, -keep:-1])
             for row, number in enumerate(numbers):
                 suffix = torch.tensor(rows[number][1], device=device)
@@ -113,7 +114,7 @@ def _decode_anew(model: nn.Module, prefixes: list[Ids], count: int, pad: int) ->
     """Without a cache: the whole sequence again for each token."""
     ids = _inputs(model, prefixes, pad)["input_ids"]
     for _ in range(count):
-        output = call(model, {"input_ids": ids}, logits_to_keep=1, use_cache=False)
+        output = call(model, {"input_ids": ids}, logits_to_keep=1)
         ids = torch.cat([ids, _best(language_logits(model, output, len(prefixes))[:, -1:])], dim=1)
     return ids[:, -count:]
 
@@ -138,7 +139,11 @@ def _best(logits: Tensor) -> Tensor:
 def _groups(lengths: Sequence[int], size: int, *, padded: bool) -> Iterator[list[int]]:
     """Row numbers in batches, short rows first; of equal length each unless they can be padded."""
     order = sorted(range(len(lengths)), key=lambda number: lengths[number])
-    runs = [order] if padded else [list(run) for _, run in itertools.groupby(order, key=lambda number: lengths[number])]
+    runs = (
+        [order]
+        if padded
+        else [list(run) for _, run in itertools.groupby(order, key=lambda number: lengths[number])]
+    )
     for run in runs:
         for start in range(0, len(run), size):
             yield run[start : start + size]

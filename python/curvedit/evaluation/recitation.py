@@ -20,10 +20,18 @@ def recitation(
     Source:
         Merullo et al., arXiv:2510.24256, section 5.1.
     """
-    from rapidfuzz.distance import Levenshtein  # here, so that kernels can be measured where it is missing
+    from rapidfuzz.distance import (
+        Levenshtein,
+    )  # here, so that kernels can be measured where it is missing
 
     pairs = zip(continuations, suffixes, strict=True)
-    distance = np.array([Levenshtein.distance(said, true) for said, true in pairs], dtype=np.float64)
+    distance = np.array(
+        [Levenshtein.distance(said, true) for said, true in pairs], dtype=np.float64
+    )
     length = np.array([len(suffix) for suffix in suffixes], dtype=np.float64)
-    units = {"strict": distance == 0, "loose": 4 * distance <= length, "avg_levenshtein": distance / length}
+    units = {
+        "strict": distance == 0,
+        "loose": 4 * distance <= length,
+        "avg_levenshtein": distance / length,
+    }
     return {key: ratio(values, resamples=resamples, seed=seed) for key, values in units.items()}

@@ -3,22 +3,26 @@
 import platform
 from dataclasses import dataclass, field, replace
 from importlib import metadata
-from typing import Any
 
 import torch
 from torch import nn
 
-from curvedit.causality import require_causal
 from curvedit.evaluation.accuracy import measure_split
 from curvedit.evaluation.bootstrap import ratio
-from curvedit.evaluation.calling import device_of, measuring, require_fits
 from curvedit.evaluation.decoding import greedy_continuations
 from curvedit.evaluation.recitation import recitation
 from curvedit.evaluation.suite import Passages, Suite
 from curvedit.evaluation.text import TextMeasurement, measure_text, ndcg, perplexity
 from curvedit.meter import metered
-from curvedit.report import Metric, Metrics, Reference, Report, Stage
-from curvedit.report.value import require_same_data
+from curvedit.models import (
+    device_of,
+    dtype_of,
+    identity_of,
+    measuring,
+    require_causal,
+    require_fits,
+)
+from curvedit.report import Metric, Metrics, Reference, Report, Stage, require_same_data
 
 _DEPTH = 10  # of nDCG
 
@@ -61,11 +65,13 @@ def evaluate(model: nn.Module, suite: Suite, *, baseline: Report | None = None) 
     found = _Found(suite, baseline)
     with metered(device) as meter, measuring(model):
         found.measure(model)
-    stage = Stage(round(meter.seconds, 3), meter.peak_bytes, {"torch": f"{device.type}, {_dtype(model)}"})
+    stage = Stage(
+        round(meter.seconds, 3), meter.peak_bytes, {"torch": f"{device.type}, {dtype_of(model)}"}
+    )
     if baseline is None:
         return Report(
             before=found.metrics(),
-            model=_identity(model),
+            model=identity_of(model),
             hashes=found.hashes,
             data=found.counts,
             tool=_tool(device),
@@ -101,7 +107,9 @@ class _Found:
         if suite.passages is not None:
             self._recite(model, suite.passages)
         if suite.text is not None:
-            text = measure_text(model, suite.text, name="text", depth=0 if suite.ndcg_text is not None else _DEPTH)
+            text = measure_text(
+                model, suite.text, name="text", depth=0 if suite.ndcg_text is not None else _DEPTH
+            )
             self._identify("text", text.sha256, _size(text))
             self.values["perplexity"] = perplexity(text, **draw)
             if suite.ndcg_text is None:
@@ -136,7 +144,9 @@ class _Found:
 
     def _recite(self, model: nn.Module, passages: Passages) -> None:
         suite = self.suite
-        said = greedy_continuations(model, passages, batch_size=suite.batch_size, pad_token_id=suite.pad)
+        said = greedy_continuations(
+            model, passages, batch_size=suite.batch_size, pad_token_id=suite.pad
+        )
         suffixes = [suffix for _, suffix in passages.rows()]
         self.values |= recitation(said, suffixes, resamples=suite.resamples, seed=suite.seed)
 
@@ -163,7 +173,11 @@ class _Found:
             )
         self.reference = reference
         self.values["ndcg10"] = ndcg(
-            text.top, reference.top, text.tokens, resamples=self.suite.resamples, seed=self.suite.seed
+            text.top,
+            reference.top,
+            text.tokens,
+            resamples=self.suite.resamples,
+            seed=self.suite.seed,
         )
 
 
@@ -171,24 +185,18 @@ def _size(text: TextMeasurement) -> dict[str, int]:
     return {"windows": len(text.tokens), "tokens": int(text.tokens.sum())}
 
 
-def _dtype(model: nn.Module) -> str:
-    for parameter in model.parameters():
-        return str(parameter.dtype).removeprefix("torch.")
-    return "no parameters"
-
-
-def _identity(model: nn.Module) -> dict[str, Any]:
-    return {
-        "class": type(model).__name__,
-        "name_or_path": getattr(getattr(model, "config", None), "_name_or_path", ""),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
-
-
 def _tool(device: torch.device) -> dict[str, str]:
-    versions = {name: metadata.version(name) for name in ("curvedit", "torch", "transformers") if _installed(name)}
+    versions = {
+        name: metadata.version(name)
+        for name in ("curvedit", "torch", "transformers")
+        if _installed(name)
+    }
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {**versions, "python": platform.python_version(), "device": f"{device.type} ({hardware})"}
+    return {
+        **versions,
+        "python": platform.python_version(),
+        "device": f"{device.type} ({hardware})",
+    }
 
 
 def _installed(name: str) -> bool:

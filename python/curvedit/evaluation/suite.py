@@ -53,7 +53,9 @@ class Passages:
         rows = [_ids("windows", number, row) for number, row in enumerate(windows)]
         for number, row in enumerate(rows):
             if len(row) < prefix + suffix:
-                raise ValueError(f"windows: expected at least {prefix + suffix} tokens, got {len(row)} as row {number}")
+                raise ValueError(
+                    f"windows: expected at least {prefix + suffix} tokens, got {len(row)} as row {number}"
+                )
         return cls([row[:prefix] for row in rows], [row[prefix : prefix + suffix] for row in rows])
 
     @classmethod
@@ -89,7 +91,9 @@ class Passages:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"passages: line {number} of {path} is no JSON ({error})") from error
+                raise ValueError(
+                    f"passages: line {number} of {path} is no JSON ({error})"
+                ) from error
             row = row if isinstance(row, dict) else {}
             if "prefix_ids" in row and "suffix_ids" in row:
                 halves.append((row["prefix_ids"], row["suffix_ids"]))
@@ -108,7 +112,10 @@ class Passages:
 
     def rows(self) -> Iterator[tuple[Ids, Ids]]:
         """Prefix and suffix of each passage."""
-        return ((tuple(prefix), tuple(suffix)) for prefix, suffix in zip(self.prefixes, self.suffixes, strict=True))
+        return (
+            (tuple(prefix), tuple(suffix))
+            for prefix, suffix in zip(self.prefixes, self.suffixes, strict=True)
+        )
 
     def sha256(self) -> str:
         """Hash of all ids and of where each passage is cut."""
@@ -150,7 +157,9 @@ class Suite:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.pad_token_id is not None and self.pad_token_id < 0:
-            raise ValueError(f"pad_token_id: expected an id of at least 0 or None, got {self.pad_token_id}")
+            raise ValueError(
+                f"pad_token_id: expected an id of at least 0 or None, got {self.pad_token_id}"
+            )
         if self.passages is not None and not isinstance(self.passages, Passages):
             raise TypeError(f"passages: expected Passages, got {type(self.passages).__name__}")
         for name in ("text", "ndcg_text"):
@@ -158,8 +167,15 @@ class Suite:
                 object.__setattr__(self, name, self._batches(name, getattr(self, name)))
         for split, batches in self.splits.items():
             _require_rereadable(f"splits[{split!r}]", batches)
-        if self.passages is None and self.text is None and self.ndcg_text is None and not self.splits:
-            raise ValueError("suite: expected passages, text, ndcg_text or splits to measure on, got none")
+        if (
+            self.passages is None
+            and self.text is None
+            and self.ndcg_text is None
+            and not self.splits
+        ):
+            raise ValueError(
+                "suite: expected passages, text, ndcg_text or splits to measure on, got none"
+            )
 
     @property
     def pad(self) -> int:
@@ -171,16 +187,21 @@ class Suite:
         _require_rereadable(name, text)
         if isinstance(text, Tensor):
             if text.ndim != 2:
-                raise ValueError(f"{name}: expected windows of token ids (N, T), got shape {tuple(text.shape)}")
+                raise ValueError(
+                    f"{name}: expected windows of token ids (N, T), got shape {tuple(text.shape)}"
+                )
             return [
-                {"input_ids": text[start : start + self.batch_size]} for start in range(0, len(text), self.batch_size)
+                {"input_ids": text[start : start + self.batch_size]}
+                for start in range(0, len(text), self.batch_size)
             ]
         if not isinstance(text, Sequence) or not text or not _is_window(text[0]):
             return text
         windows = [_ids(name, number, row) for number, row in enumerate(text)]
         for number, window in enumerate(windows):
             if len(window) < 2:
-                raise ValueError(f"{name}: expected windows of at least 2 tokens, got 1 as row {number}")
+                raise ValueError(
+                    f"{name}: expected windows of at least 2 tokens, got 1 as row {number}"
+                )
         return [
             _right_padded(windows[start : start + self.batch_size], self.pad)
             for start in range(0, len(windows), self.batch_size)
@@ -190,32 +211,46 @@ class Suite:
 def _is_window(row: Any) -> bool:
     if hasattr(row, "ndim"):
         return bool(row.ndim == 1)
-    return isinstance(row, Sequence) and not isinstance(row, str) and all(isinstance(each, int) for each in row)
+    return (
+        isinstance(row, Sequence)
+        and not isinstance(row, str)
+        and all(isinstance(each, int) for each in row)
+    )
 
 
 def _right_padded(windows: list[Ids], pad: int) -> dict[str, Tensor]:
     width = max(map(len, windows))
     return {
         "input_ids": torch.tensor([[*row, *[pad] * (width - len(row))] for row in windows]),
-        "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in windows]),
+        "attention_mask": torch.tensor(
+            [[1] * len(row) + [0] * (width - len(row)) for row in windows]
+        ),
     }
 
 
 def _ids(name: str, number: int, row: Any) -> Ids:
     if hasattr(row, "tolist"):
         row = row.tolist()
-    if not isinstance(row, Sequence) or isinstance(row, str) or not all(type(each) is int for each in row):
+    if (
+        not isinstance(row, Sequence)
+        or isinstance(row, str)
+        or not all(type(each) is int for each in row)
+    ):
         raise TypeError(f"{name}: expected token ids, integers, got {row!r:.60} as row {number}")
     if not row:
         raise ValueError(f"{name}: expected at least one token, got none as row {number}")
     if min(row) < 0:
-        raise ValueError(f"{name}: expected token ids of at least 0, got {min(row)} in row {number}")
+        raise ValueError(
+            f"{name}: expected token ids of at least 0, got {min(row)} in row {number}"
+        )
     return tuple(row)
 
 
 def _require_rereadable(name: str, batches: Any) -> None:
     if not isinstance(batches, Iterable):
-        raise TypeError(f"{name}: expected windows or batches to iterate over, got {type(batches).__name__}")
+        raise TypeError(
+            f"{name}: expected windows or batches to iterate over, got {type(batches).__name__}"
+        )
     if isinstance(batches, Iterator):
         raise TypeError(
             f"{name}: expected something that can be read more than once (a list or a DataLoader), since the "

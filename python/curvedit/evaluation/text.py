@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from curvedit.batches import Batch, read_batch
+from curvedit.data import Batch, read_batch
 from curvedit.evaluation.bootstrap import ratio
-from curvedit.evaluation.calling import accepts, call, device_of, language_logits, positions_of, require_fits
+from curvedit.evaluation.padding import positions_of
+from curvedit.models import accepts, call, device_of, language_logits, require_fits, vocabulary_of
 from curvedit.report import Metric
 
 _LOGITS_BYTES = 1 << 28  # of one forward pass, unless a single window needs more
@@ -31,8 +32,10 @@ class TextMeasurement:
     sha256: str  # of the tokens and of which of them count
 
 
-def measure_text(model: nn.Module, batches: Iterable[Any], *, name: str, depth: int) -> TextMeasurement:
-    """Losses per window and the ``depth`` most likely tokens per position that counts.
+def measure_text(
+    model: nn.Module, batches: Iterable[Any], *, name: str, depth: int
+) -> TextMeasurement:
+    """Losses per window and the ``depth`` most likely tokens per position that contributing.
 
     Logits exist for a few windows at a time, in float32 for a few positions.
 
@@ -52,12 +55,15 @@ def measure_text(model: nn.Module, batches: Iterable[Any], *, name: str, depth: 
         for part in _parts(model, batch):
             loss, best = _measure_part(model, part, depth, f"{name}: batch {batch.index}")
             losses.append(loss)
-            tokens.append(_counts(part).sum(1).cpu())
+            tokens.append(_contributing(part).sum(1).cpu())
             top.append(best)
     if not losses:
         raise ValueError(f"{name}: expected at least one batch, got none")
     return TextMeasurement(
-        torch.cat(losses).numpy(), torch.cat(tokens).numpy(), torch.cat(top).numpy(), digest.hexdigest()
+        torch.cat(losses).numpy(),
+        torch.cat(tokens).numpy(),
+        torch.cat(top).numpy(),
+        digest.hexdigest(),
     )
 
 
@@ -69,7 +75,9 @@ def perplexity(text: TextMeasurement, *, resamples: int, seed: int) -> Metric:
     counted = text.tokens > 0
     mean = ratio(text.loss[counted], text.tokens[counted], resamples=resamples, seed=seed)
     if max(mean.value, mean.high) > 700:
-        raise ValueError(f"model: its mean token loss is {mean.value:.3g} nats, beyond any perplexity; is it broken?")
+        raise ValueError(
+            f"model: its mean token loss is {mean.value:.3g} nats, beyond any perplexity; is it broken?"
+        )
     return Metric(math.exp(mean.value), math.exp(mean.low), math.exp(mean.high))
 
 
@@ -96,7 +104,8 @@ def ndcg(
         [
             _discounted(((mine[:, :, None] == theirs[:, None, :]) * grades).sum(2))
             for mine, theirs in zip(
-                *(np.array_split(ids, len(ids) // 4096 + 1) for ids in (top, reference)), strict=True
+                *(np.array_split(ids, len(ids) // 4096 + 1) for ids in (top, reference)),
+                strict=True,
             )
         ]
     )
@@ -129,35 +138,35 @@ def _batches(model: nn.Module, batches: Iterable[Any], name: str) -> Iterator[Ba
         yield batch
 
 
-def _counts(batch: Batch) -> Tensor:
-    if batch.counts is None:
+def _contributing(batch: Batch) -> Tensor:
+    if batch.contributing is None:
         raise ValueError("text: expected token ids (B, T), got a batch without positions")
-    return batch.counts
+    return batch.contributing
 
 
 def _parts(model: nn.Module, batch: Batch) -> Iterator[Batch]:
     """A batch in pieces whose logits fit the bound; window by window where the vocabulary is unknown."""
-    size, length = _counts(batch).shape
-    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
-    rows = 1 if not isinstance(vocabulary, int) else max(1, _LOGITS_BYTES // (4 * length * vocabulary))
+    size, length = _contributing(batch).shape
+    vocabulary = vocabulary_of(model)
+    rows = 1 if vocabulary is None else max(1, _LOGITS_BYTES // (4 * length * vocabulary))
     for start in range(0, size, rows):
         part = batch.rows(start, start + rows)
-        if _counts(part).any():
+        if _contributing(part).any():
             yield part
 
 
 def _measure_part(model: nn.Module, part: Batch, depth: int, where: str) -> tuple[Tensor, Tensor]:
-    """Summed loss per window (float64) and top tokens per position that counts, on the CPU."""
-    counts = _counts(part)
+    """Summed loss per window (float64) and top tokens per position that contributing, on the CPU."""
+    contributing = _contributing(part)
     inputs = dict(part.inputs) if isinstance(part.inputs, dict) else {"input_ids": part.inputs[0]}
     if part.mask is not None and not part.mask[:, 0].all() and accepts(model, "position_ids"):
         inputs.setdefault("position_ids", positions_of(part.mask))
-    keep = counts.shape[1] - int(counts.any(0).nonzero()[0])
-    logits = language_logits(model, call(model, inputs, use_cache=False, logits_to_keep=keep), len(counts))
-    offset = counts.shape[1] - logits.shape[1]
-    row, position = counts.nonzero(as_tuple=True)
+    keep = contributing.shape[1] - int(contributing.any(0).nonzero()[0])
+    logits = language_logits(model, call(model, inputs, logits_to_keep=keep), len(contributing))
+    offset = contributing.shape[1] - logits.shape[1]
+    row, position = contributing.nonzero(as_tuple=True)
     labels = _labels(part)[row, position]
-    loss = torch.zeros(len(counts), dtype=torch.float64, device=logits.device)
+    loss = torch.zeros(len(contributing), dtype=torch.float64, device=logits.device)
     best = []
     for start in range(0, len(row), _POSITIONS):
         here = slice(start, start + _POSITIONS)
@@ -180,9 +189,9 @@ def _labels(batch: Batch) -> Tensor:
 def _update(digest: Any, batch: Batch) -> None:
     """Feed a batch's tokens, window by window, so that batching and padding do not matter."""
     ids = batch.inputs["input_ids"] if isinstance(batch.inputs, dict) else batch.inputs[0]
-    labels, counts = _labels(batch).cpu(), _counts(batch).cpu()
-    real = torch.ones_like(counts) if batch.mask is None else batch.mask.cpu()
-    for window, kept, counted, label in zip(ids.cpu(), real, counts, labels, strict=True):
+    labels, contributing = _labels(batch).cpu(), _contributing(batch).cpu()
+    real = torch.ones_like(contributing) if batch.mask is None else batch.mask.cpu()
+    for window, kept, counted, label in zip(ids.cpu(), real, contributing, labels, strict=True):
         digest.update(f"{int(kept.sum())}:".encode())
         digest.update(window[kept].long().numpy().tobytes())
         digest.update(counted[kept].numpy().tobytes())

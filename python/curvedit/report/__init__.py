@@ -2,8 +2,7 @@
 
 from curvedit.report.metrics import MEASURES, Metric, Metrics
 from curvedit.report.reference import Reference
-from curvedit.report.targets import TargetSummary, summarise_selection
-from curvedit.report.value import Control, Report, Stage
+from curvedit.report.value import Control, Report, Stage, require_same_data
 
 __all__ = [
     "MEASURES",
@@ -13,6 +12,5 @@ __all__ = [
     "Reference",
     "Report",
     "Stage",
-    "TargetSummary",
-    "summarise_selection",
+    "require_same_data",
 ]

@@ -8,8 +8,8 @@ from curvedit.report import figures
 from curvedit.report.figures import Entry
 from curvedit.report.metrics import FORGOTTEN, Metric, Metrics, measure_of, spell
 from curvedit.report.style import AFTER, BEFORE, CONTROLS, CSS
-from curvedit.report.targets import TargetSummary
 from curvedit.report.verdict import caveats, headline, sentence, tiles
+from curvedit.selection import TargetSummary
 
 _SHOWN = 12  # targets with figures
 _ARROWS = {"lower": "lower is better", "higher": "higher is better", "": ""}
@@ -35,7 +35,9 @@ def render(document: Mapping[str, Any]) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<style>{CSS}</style></head><body><main>\n" + "\n".join(part for part in body if part) + "\n"
+        f"<style>{CSS}</style></head><body><main>\n"
+        + "\n".join(part for part in body if part)
+        + "\n"
         f"<footer>{escape(versions)}</footer></main></body></html>\n"
     )
 
@@ -55,20 +57,32 @@ def _keys(columns: Columns) -> list[str]:
 
 
 def _entries(columns: Columns, key: str) -> list[Entry]:
-    return [Entry(name, colour, metrics[key]) for name, colour, metrics in columns if key in metrics]
+    return [
+        Entry(name, colour, metrics[key]) for name, colour, metrics in columns if key in metrics
+    ]
 
 
-def _header(document: Mapping[str, Any], columns: Columns, title: str, targets: Sequence[TargetSummary]) -> str:
+def _header(
+    document: Mapping[str, Any], columns: Columns, title: str, targets: Sequence[TargetSummary]
+) -> str:
     before, after = columns[0][2], columns[1][2] if document["after"] is not None else None
     recipe = document["recipe"]
     facts = []
     if document["model"].get("parameters"):
-        facts.append(f"{document['model']['class']}, {document['model']['parameters']:,} parameters")
+        facts.append(
+            f"{document['model']['class']}, {document['model']['parameters']:,} parameters"
+        )
     if targets:
-        sizes = [1 if target.shape is None else target.shape[0] * target.shape[1] for target in targets]
-        kept = sum(target.kept * size for target, size in zip(targets, sizes, strict=True)) / sum(sizes)
+        sizes = [
+            1 if target.shape is None else target.shape[0] * target.shape[1] for target in targets
+        ]
+        kept = sum(
+            target.kept_share * size for target, size in zip(targets, sizes, strict=True)
+        ) / sum(sizes)
         plural = "matrix" if len(targets) == 1 else "matrices"
-        facts.append(f"{len(targets)} weight {plural} edited, {100 * kept:.3g} % of components kept")
+        facts.append(
+            f"{len(targets)} weight {plural} edited, {100 * kept:.3g} % of components kept"
+        )
     if "criterion" in recipe and "keep_mass" in recipe:
         facts.append(f"criterion {recipe['criterion']}, keep_mass {recipe['keep_mass']:g}")
     cards = "".join(
@@ -102,7 +116,9 @@ def _metrics(document: Mapping[str, Any], columns: Columns) -> str:
         measure = measure_of(key)
         what = "; ".join(part for part in (measure.meaning, _ARROWS[measure.better]) if part)
         cells = "".join(_cell(key, name, metrics.get(key)) for name, _, metrics in columns)
-        rows.append(f'<tr><td>{escape(measure.label)}<span class="what">{escape(what)}</span></td>{cells}</tr>')
+        rows.append(
+            f'<tr><td>{escape(measure.label)}<span class="what">{escape(what)}</span></td>{cells}</tr>'
+        )
     notes = [_counts(document["data"]), *caveats(columns, document["data"])]
     return (
         "<section><h2>Measurements</h2>"
@@ -123,7 +139,8 @@ def _cell(key: str, name: str, metric: Metric | None) -> str:
 
 def _counts(data: Mapping[str, Mapping[str, int]]) -> str:
     parts = [
-        f"{key.replace('_', ' ')}: " + ", ".join(f"{count:,} {unit}" for unit, count in counts.items() if unit != key)
+        f"{key.replace('_', ' ')}: "
+        + ", ".join(f"{count:,} {unit}" for unit, count in counts.items() if unit != key)
         if set(counts) != {key}
         else f"{counts[key]:,} {key}"
         for key, counts in data.items()
@@ -137,7 +154,11 @@ def _panels(columns: Columns) -> str:
         f"{figures.intervals(key, _entries(columns, key))}</div>"
         for key in _keys(columns)
     ]
-    both = [(name, colour, metrics) for name, colour, metrics in columns if {"strict", "perplexity"} <= set(metrics)]
+    both = [
+        (name, colour, metrics)
+        for name, colour, metrics in columns
+        if {"strict", "perplexity"} <= set(metrics)
+    ]
     chart = ""
     if len(both) > 1:
         forgotten, kept = _entries(both, "strict"), _entries(both, "perplexity")
@@ -160,12 +181,16 @@ def _figures(targets: Sequence[TargetSummary]) -> str:
     shown = _sample(targets)
     cards = "".join(
         f'<div class="card"><h3 class="mono">{escape(target.name)}</h3>'
-        f'<p class="sub" style="margin-top:0">{100 * target.kept:.3g} % of components kept, holding '
+        f'<p class="sub" style="margin-top:0">{100 * target.kept_share:.3g} % of components kept, holding '
         f"{100 * target.mass:.3g} % of the mass</p>"
         f'<div class="pair">{figures.spectrum(target)}{figures.staircase(target)}</div></div>'
         for target in shown
     )
-    count = f"All {len(targets)} targets." if len(shown) == len(targets) else f"{len(shown)} of {len(targets)} targets."
+    count = (
+        f"All {len(targets)} targets."
+        if len(shown) == len(targets)
+        else f"{len(shown)} of {len(targets)} targets."
+    )
     return (
         "<section><h2>What was kept</h2>"
         f'<p class="sub">{count} Left: the largest curvature each eigenvector takes part in, by rank, and the cut; a '
@@ -186,10 +211,25 @@ def _targets(targets: Sequence[TargetSummary]) -> str:
     if not targets:
         return ""
     changed = any(target.change is not None for target in targets)
-    names = ["Target", "Shape", "Kept", "Mass", "Threshold", *(["Change"] if changed else []), "SHA-256 of the weight"]
-    head = "".join(f'<th class="{"number" if 0 < i < len(names) - 1 else ""}">{n}</th>' for i, n in enumerate(names))
+    names = [
+        "Target",
+        "Shape",
+        "Kept",
+        "Mass",
+        "Threshold",
+        *(["Change"] if changed else []),
+        "SHA-256 of the weight",
+    ]
+    head = "".join(
+        f'<th class="{"number" if 0 < i < len(names) - 1 else ""}">{n}</th>'
+        for i, n in enumerate(names)
+    )
     rows = "".join(f"<tr>{''.join(_target_cells(target, changed))}</tr>" for target in targets)
-    extra = " Change is the edited weight's distance from the original, relative (Frobenius)." if changed else ""
+    extra = (
+        " Change is the edited weight's distance from the original, relative (Frobenius)."
+        if changed
+        else ""
+    )
     return (
         "<section><h2>Targets</h2>"
         f'<p class="sub">Kept is the share of components, mass their share of the score.{extra}</p>'
@@ -200,7 +240,7 @@ def _targets(targets: Sequence[TargetSummary]) -> str:
 def _target_cells(target: TargetSummary, changed: bool) -> Iterable[str]:
     yield f'<td class="mono">{escape(target.name)}</td>'
     yield f'<td class="number">{"–" if target.shape is None else " × ".join(map(str, target.shape))}</td>'
-    yield f'<td class="number">{100 * target.kept:.3g} %</td>'
+    yield f'<td class="number">{100 * target.kept_share:.3g} %</td>'
     yield f'<td class="number">{100 * target.mass:.4g} %</td>'
     yield f'<td class="number">{"–" if target.threshold is None else f"{target.threshold:.3g}"}</td>'
     if changed:
@@ -228,7 +268,11 @@ def _facts(title: str, facts: Mapping[str, Any]) -> str:
         f'<tr><td class="key">{escape(key)}</td><td class="text mono">{escape(value)}</td></tr>'
         for key, value in _flat(facts)
     )
-    return f'<div class="sheet"><h3>{title}</h3><table><tbody>{rows}</tbody></table></div>' if rows else ""
+    return (
+        f'<div class="sheet"><h3>{title}</h3><table><tbody>{rows}</tbody></table></div>'
+        if rows
+        else ""
+    )
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -237,7 +281,10 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         elif value is not None and value != "":
-            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            yield (
+                f"{prefix}{key}",
+                ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value),
+            )
 
 
 def _stages(stages: Mapping[str, Mapping[str, Any]]) -> str:

@@ -16,7 +16,9 @@ class Metric:
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(number) for number in (self.value, self.low, self.high)):
-            raise ValueError(f"metric: expected finite value, low and high, got {self.value}, {self.low}, {self.high}")
+            raise ValueError(
+                f"metric: expected finite value, low and high, got {self.value}, {self.low}, {self.high}"
+            )
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,33 @@ class Measure:
 
 
 MEASURES = {
-    "strict": Measure("Verbatim recitation", "share", "lower", "passages whose whole suffix is reproduced greedily"),
-    "loose": Measure("Near-verbatim recitation", "share", "lower", "passages reproduced with at most a quarter edited"),
-    "avg_levenshtein": Measure(
-        "Edit distance", "number", "higher", "mean token edits from the true suffix, as a share of its length"
+    "strict": Measure(
+        "Verbatim recitation",
+        "share",
+        "lower",
+        "passages whose whole suffix is reproduced greedily",
     ),
-    "perplexity": Measure("Perplexity", "number", "lower", "exp of the mean token loss on text that should be kept"),
-    "ndcg10": Measure("nDCG@10", "number", "higher", "agreement of the top ten next tokens with the unedited model"),
+    "loose": Measure(
+        "Near-verbatim recitation",
+        "share",
+        "lower",
+        "passages reproduced with at most a quarter edited",
+    ),
+    "avg_levenshtein": Measure(
+        "Edit distance",
+        "number",
+        "higher",
+        "mean token edits from the true suffix, as a share of its length",
+    ),
+    "perplexity": Measure(
+        "Perplexity", "number", "lower", "exp of the mean token loss on text that should be kept"
+    ),
+    "ndcg10": Measure(
+        "nDCG@10",
+        "number",
+        "higher",
+        "agreement of the top ten next tokens with the unedited model",
+    ),
 }
 FORGOTTEN = ("strict", "loose", "avg_levenshtein")
 
@@ -45,7 +67,12 @@ def measure_of(key: str) -> Measure:
     """The meaning of a metric's key; ``accuracy: <split>`` is the accuracy on a named split."""
     if key.startswith("accuracy: "):
         split = key.removeprefix("accuracy: ")
-        return Measure(f"Accuracy, {split}", "share", "", f"samples of the split {split!r} classified as labelled")
+        return Measure(
+            f"Accuracy, {split}",
+            "share",
+            "",
+            f"samples of the split {split!r} classified as labelled",
+        )
     return MEASURES[key]
 
 
@@ -80,14 +107,19 @@ class Metrics:
             key: _numbers(metric) for key in MEASURES if (metric := getattr(self, key)) is not None
         }
         if self.accuracy:
-            document["accuracy"] = {split: _numbers(metric) for split, metric in self.accuracy.items()}
+            document["accuracy"] = {
+                split: _numbers(metric) for split, metric in self.accuracy.items()
+            }
         return document
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Metrics":
         """The inverse of :meth:`to_json`."""
         return cls(
-            accuracy={split: _metric(split, numbers) for split, numbers in document.get("accuracy", {}).items()},
+            accuracy={
+                split: _metric(split, numbers)
+                for split, numbers in document.get("accuracy", {}).items()
+            },
             **{key: _metric(key, document[key]) for key in MEASURES if key in document},
         )
 
@@ -104,7 +136,9 @@ def _metric(name: str, numbers: Any) -> Metric:
 
 def spell(key: str, metric: Metric) -> tuple[str, str]:
     """A metric as text: its value, and its interval in brackets."""
-    return number(key, metric.value), f"[{number(key, metric.low, bare=True)}, {number(key, metric.high, bare=True)}]"
+    return number(
+        key, metric.value
+    ), f"[{number(key, metric.low, bare=True)}, {number(key, metric.high, bare=True)}]"
 
 
 def number(key: str, value: float, *, bare: bool = False) -> str:

@@ -23,7 +23,10 @@ class Reference:
 
     def save(self, path: Path) -> None:
         """Write the ids and the text's hash as one safetensors file."""
-        write_whole(path, save({"top": self.top}, metadata={"reference": json.dumps({"data": self.data_sha256})}))
+        write_whole(
+            path,
+            save({"top": self.top}, metadata={"reference": json.dumps({"data": self.data_sha256})}),
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Reference":

@@ -30,17 +30,24 @@ class Axis:
     def ticks(self, count: int = 4) -> list[float]:
         """Round values to label, about ``count`` of them."""
         if self.log:
-            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+            first, last = (
+                math.ceil(math.log10(self.low) - 1e-9),
+                math.floor(math.log10(self.high) + 1e-9),
+            )
             stride = max(1, math.ceil((last - first) / count))
             return [10.0**exponent for exponent in range(first, last + 1, stride)]
         rough = (self.high - self.low) / count
         scale = 10.0 ** math.floor(math.log10(rough))
-        step = next(scale * factor for factor in (1, 2, 2.5, 5, 10) if scale * factor >= rough * 0.999)
+        step = next(
+            scale * factor for factor in (1, 2, 2.5, 5, 10) if scale * factor >= rough * 0.999
+        )
         start = math.ceil(self.low / step - 1e-9)
         return [number * step for number in range(start, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def spread(values: Iterable[float], *, pad: float = 0.08, floor: float | None = None) -> tuple[float, float]:
+def spread(
+    values: Iterable[float], *, pad: float = 0.08, floor: float | None = None
+) -> tuple[float, float]:
     """Ends of a linear axis that shows all values with some room."""
     known = list(values)
     low, high = min(known), max(known)
@@ -51,11 +58,15 @@ def spread(values: Iterable[float], *, pad: float = 0.08, floor: float | None = 
 def drawing(width: float, height: float, parts: Iterable[str], label: str) -> str:
     """A drawing that scales with its place on the page; ``label`` is read aloud instead of it."""
     return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">' + "".join(parts) + "</svg>"
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
+        + "".join(parts)
+        + "</svg>"
     )
 
 
-def line(x1: float, y1: float, x2: float, y2: float, colour: str = HAIR, width: float = 1, dash: str = "") -> str:
+def line(
+    x1: float, y1: float, x2: float, y2: float, colour: str = HAIR, width: float = 1, dash: str = ""
+) -> str:
     """A straight line."""
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
     return (
@@ -85,7 +96,9 @@ def dot(x: float, y: float, fill: str, radius: float = 4.5) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{fill}" stroke="#fff" stroke-width="1.2"/>'
 
 
-def text(x: float, y: float, content: str, anchor: str = "start", style: str = "", colour: str = "") -> str:
+def text(
+    x: float, y: float, content: str, anchor: str = "start", style: str = "", colour: str = ""
+) -> str:
     """A label; ``style`` is a class of the style sheet."""
     named = f' class="{style}"' if style else ""
     coloured = f' style="fill:{colour}"' if colour else ""

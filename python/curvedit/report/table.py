@@ -17,6 +17,9 @@ def render(columns: list[tuple[str, Metrics]]) -> str:
         measure = measure_of(key)
         rows.append([measure.label + _ARROWS[measure.better], *cells])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([lines[0], rule, *lines[1:], "95 % bootstrap intervals in brackets"])

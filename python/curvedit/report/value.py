@@ -11,8 +11,7 @@ from curvedit.files import write_whole
 from curvedit.report import html, table
 from curvedit.report.metrics import Metrics
 from curvedit.report.reference import FILE, Reference
-from curvedit.report.targets import Edited, TargetSummary, summarise_selection
-from curvedit.selection import Selection
+from curvedit.selection import Edited, Selection, TargetSummary, summarise_selection
 
 FORMAT = "curvedit-report"
 VERSION = 1
@@ -68,9 +67,13 @@ class Report:
             ValueError: the name is taken, or the control was not measured on the same data.
         """
         if name in {"before", "after", *(control.name for control in self.controls)}:
-            raise ValueError(f"name: expected a new name for a control, got {name!r}, which is taken")
+            raise ValueError(
+                f"name: expected a new name for a control, got {name!r}, which is taken"
+            )
         if report.after is None:
-            raise ValueError("report: expected a control measured with baseline=..., got one without 'after'")
+            raise ValueError(
+                "report: expected a control measured with baseline=..., got one without 'after'"
+            )
         require_same_data(self.hashes, report.hashes)
         return replace(self, controls=(*self.controls, Control(name, report.after)))
 
@@ -91,7 +94,9 @@ class Report:
             edited: ``Edit.targets``, what ``project`` did to each; adds change, backend and hash.
             fitted: ``Factors.provenance``; adds the stage "fit" and the fit's warnings.
         """
-        report = replace(self.with_recipe(selection.recipe), targets=summarise_selection(selection, edited))
+        report = replace(
+            self.with_recipe(selection.recipe), targets=summarise_selection(selection, edited)
+        )
         if fitted is None:
             return report
         if "seconds" in fitted:
@@ -106,7 +111,9 @@ class Report:
     def with_record(self, record: Mapping[str, Any]) -> "Report":
         """Say what the ``curvedit.json`` of an edited checkpoint records of the edit."""
         targets = tuple(
-            TargetSummary.from_json({"name": name, **target, "weight_sha256": target.get("sha256_before", "")})
+            TargetSummary.from_json(
+                {"name": name, **target, "weight_sha256": target.get("sha256_before", "")}
+            )
             for name, target in record["targets"].items()
         )
         return replace(self.with_recipe(record["recipe"]), targets=targets)
@@ -189,7 +196,9 @@ class Report:
             "title": self.title,
             "before": self.before.to_json(),
             "after": None if self.after is None else self.after.to_json(),
-            "controls": [{"name": control.name, **control.metrics.to_json()} for control in self.controls],
+            "controls": [
+                {"name": control.name, **control.metrics.to_json()} for control in self.controls
+            ],
             "model": dict(self.model),
             "recipe": _plain(self.recipe),
             "hashes": dict(self.hashes),
@@ -208,24 +217,35 @@ class Report:
             ValueError: the document is not a report of this format and version.
         """
         if not isinstance(document, Mapping) or document.get("format") != FORMAT:
-            raise ValueError(f"report: expected a document with format {FORMAT!r}, got {_kind(document)}")
+            raise ValueError(
+                f"report: expected a document with format {FORMAT!r}, got {_kind(document)}"
+            )
         if document.get("version") != VERSION:
             raise ValueError(f"report: expected version {VERSION}, got {document.get('version')!r}")
         after = document.get("after")
         return cls(
             before=Metrics.from_json(document.get("before", {})),
             after=None if after is None else Metrics.from_json(after),
-            controls=tuple(Control(each["name"], Metrics.from_json(each)) for each in document.get("controls", [])),
+            controls=tuple(
+                Control(each["name"], Metrics.from_json(each))
+                for each in document.get("controls", [])
+            ),
             title=document.get("title", ""),
             stages={name: Stage(**stage) for name, stage in document.get("stages", {}).items()},
-            targets=tuple(TargetSummary.from_json(target) for target in document.get("targets", [])),
+            targets=tuple(
+                TargetSummary.from_json(target) for target in document.get("targets", [])
+            ),
             warnings=tuple(document.get("warnings", [])),
             **{key: document.get(key, {}) for key in ("model", "recipe", "hashes", "data", "tool")},
         )
 
     def _columns(self) -> list[tuple[str, Metrics]]:
         after = [] if self.after is None else [("after", self.after)]
-        return [("before", self.before), *after, *((control.name, control.metrics) for control in self.controls)]
+        return [
+            ("before", self.before),
+            *after,
+            *((control.name, control.metrics) for control in self.controls),
+        ]
 
 
 def require_same_data(expected: Mapping[str, str], got: Mapping[str, str]) -> None:
@@ -236,7 +256,9 @@ def require_same_data(expected: Mapping[str, str], got: Mapping[str, str]) -> No
     """
     for key, value in got.items():
         if key not in expected:
-            raise ValueError(f"baseline: expected one measured on the suite's {key!r}, got one on {sorted(expected)}")
+            raise ValueError(
+                f"baseline: expected one measured on the suite's {key!r}, got one on {sorted(expected)}"
+            )
         if expected[key] != value:
             raise ValueError(
                 f"baseline: expected one measured on the suite's {key!r} (SHA-256 {value[:12]}…), "

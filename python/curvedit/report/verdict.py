@@ -26,11 +26,17 @@ def headline(document: Mapping[str, Any]) -> str:
         return str(document["title"])
     path = str(document["model"].get("name_or_path") or "").rstrip("/")
     name = path.rsplit("/", maxsplit=1)[-1] or document["model"].get("class") or "the model"
-    return f"{name}: baseline" if document["after"] is None else f"{name}: what the edit forgot and what it kept"
+    return (
+        f"{name}: baseline"
+        if document["after"] is None
+        else f"{name}: what the edit forgot and what it kept"
+    )
 
 
 def sentence(
-    before: Mapping[str, Metric], after: Mapping[str, Metric] | None, data: Mapping[str, Mapping[str, int]]
+    before: Mapping[str, Metric],
+    after: Mapping[str, Metric] | None,
+    data: Mapping[str, Mapping[str, int]],
 ) -> str:
     """What happened, in one or two sentences."""
     if after is None:
@@ -39,7 +45,9 @@ def sentence(
     if "strict" in after:
         count = data.get("passages", {}).get("passages")
         of = f" of {count:,} passages" if count else ""
-        parts.append(f"Verbatim recitation {_moved('strict', before['strict'], after['strict'])}{of}")
+        parts.append(
+            f"Verbatim recitation {_moved('strict', before['strict'], after['strict'])}{of}"
+        )
     if "perplexity" in after:
         change = after["perplexity"].value / before["perplexity"].value - 1
         parts.append(
@@ -57,14 +65,18 @@ def sentence(
 def tiles(before: Mapping[str, Metric], after: Mapping[str, Metric] | None) -> list[Tile]:
     """At most four numbers, the edited model's where there is one."""
     shown = before if after is None else after
-    keys = [key for key in _KEY if key in shown] + [key for key in shown if key.startswith("accuracy: ")]
+    keys = [key for key in _KEY if key in shown] + [
+        key for key in shown if key.startswith("accuracy: ")
+    ]
     if sum(key in shown for key in _KEY) < len(keys):
         keys = [key for key in keys if key != "loose"]
     return [
         Tile(
             measure_of(key).label,
             number(key, shown[key].value),
-            "unedited" if after is None or key not in before else f"before: {number(key, before[key].value)}",
+            "unedited"
+            if after is None or key not in before
+            else f"before: {number(key, before[key].value)}",
             after is not None,
         )
         for key in keys[:_TILES]

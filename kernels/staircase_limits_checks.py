@@ -1,0 +1,42 @@
+"""The contract of ``staircase_limits``, on every backend."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from curvedit.kernels.contract import has_values, require_beside, require_dtype
+
+
+def require_spectra(
+    lam: Tensor,  # (d_out,) float64, descending, finite, >= 0
+    mu: Tensor,  # (d_in,), as lam
+    keep_mass: float,  # in (0, 1]
+    *,
+    values: bool = True,
+) -> None:
+    """Raise unless the arguments are two spectra and a share; ``values`` says whether spectra are read.
+
+    Raises:
+        TypeError: a spectrum is not float64.
+        ValueError: a shape, device or value does not fit.
+    """
+    if not (math.isfinite(keep_mass) and 0.0 < keep_mass <= 1.0):
+        raise ValueError(f"keep_mass: expected a number in (0, 1], got {keep_mass!r}")
+    for name, spectrum in (("lam", lam), ("mu", mu)):
+        if spectrum.ndim != 1 or not spectrum.numel():
+            raise ValueError(
+                f"{name}: expected shape (n,) with n >= 1, got {tuple(spectrum.shape)}"
+            )
+        require_dtype(name, spectrum, torch.float64)
+        require_beside(name, spectrum, "lam", lam)
+        if values and has_values(spectrum):
+            if not spectrum.isfinite().all():
+                bad = int((~spectrum.isfinite()).sum())
+                raise ValueError(
+                    f"{name}: expected finite values, got {bad} NaN or infinite of {spectrum.numel()}"
+                )
+            if bool((spectrum.diff() > 0).any()) or float(spectrum[-1]) < 0:
+                raise ValueError(
+                    f"{name}: expected descending values >= 0, got {spectrum[:4].tolist()}…"
+                )

@@ -1,0 +1,132 @@
+"""An eigenbasis, and where a factor directory keeps those it has: one file each, beside the sums."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from curvedit.factors.target import Key
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Eigenvalues, descending and clamped at 0, and eigenvectors of a symmetric matrix.
+
+    Shapes: ``values`` (n,) float64; ``vectors`` (n, n) float32, column ``k`` belongs to
+    ``values[k]``. ``certificate`` records how well they satisfy the defining equations.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    certificate: Mapping[str, Any] = field(default_factory=dict)
+
+
+class BasisStore:
+    """Bases that were computed: in a directory that can be written to, or else in memory."""
+
+    def __init__(self) -> None:
+        """Begin in memory."""
+        self.directory: Path | None = None
+        self._bases: dict[Key, Basis] = {}
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether the basis was computed before."""
+        return key in self._bases or self._path(key) is not None
+
+    def get(self, key: Key) -> Basis:
+        """A basis that was computed before.
+
+        Raises:
+            ValueError: its file is damaged.
+        """
+        path = self._path(key)
+        return self._bases[key] if path is None else read_basis(path)
+
+    def certificate(self, key: Key) -> Mapping[str, Any]:
+        """That of a basis that was computed before, without reading its vectors from a file.
+
+        Raises:
+            ValueError: its file is damaged.
+        """
+        path = self._path(key)
+        return self._bases[key].certificate if path is None else read_certificate(path)
+
+    def keep(self, key: Key, basis: Basis) -> None:
+        """Keep a basis."""
+        if self.directory is None or not os.access(self.directory, os.W_OK):
+            self._bases[key] = basis
+        else:
+            write_basis(self.directory / basis_file(key), basis)
+
+    def write(self, directory: Path) -> None:
+        """Write the bases in memory into a directory."""
+        for key, basis in self._bases.items():
+            write_basis(directory / basis_file(key), basis)
+
+    def move(self, directory: Path) -> None:
+        """Go on in a directory that :meth:`write` wrote into."""
+        self.directory, self._bases = directory, {}
+
+    def _path(self, key: Key) -> Path | None:
+        path = None if self.directory is None else self.directory / basis_file(key)
+        return path if path is not None and path.exists() else None
+
+
+def file_stem(key: Key) -> str:
+    """Name of a factor's file without its ending."""
+    return f"{key.kind}.{key.target.replace('/', '_')}"
+
+
+def basis_file(key: Key) -> str:
+    """Name of the file of a factor's basis."""
+    return f"{file_stem(key)}.basis.safetensors"
+
+
+def read_basis(path: Path) -> Basis:
+    """An eigendecomposition that was written.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            certificate = json.loads(stored.metadata()["certificate"])
+            return Basis(stored.get_tensor("values"), stored.get_tensor("vectors"), certificate)
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_certificate(path: Path) -> dict[str, Any]:
+    """That of an eigendecomposition that was written.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            found: dict[str, Any] = json.loads(stored.metadata()["certificate"])
+            return found
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def write_basis(path: Path, basis: Basis) -> None:
+    """Write an eigendecomposition, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    tensors = {"values": basis.values.cpu(), "vectors": basis.vectors.cpu().contiguous()}
+    try:
+        save_file(tensors, part, {"certificate": json.dumps(dict(basis.certificate))})
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"factors: {path} is damaged ({error}); delete it and it is computed again")

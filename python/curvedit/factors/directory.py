@@ -1,0 +1,126 @@
+"""The files of a factor directory: a manifest, and one file of sums for each key, read when it is used."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from curvedit.factors.basis import file_stem
+from curvedit.factors.target import Key, Target
+from curvedit.files import file_hash, write_whole
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class SumFile:
+    """Where a sum lies."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class StoredSums(Mapping[Key, Tensor]):
+    """The sums of a directory; each is read, and its SHA-256 checked, when it is asked for."""
+
+    def __init__(self, directory: Path, files: Mapping[Key, SumFile]) -> None:
+        """Sums in these files of the directory."""
+        self.directory, self.files = directory, dict(files)
+
+    def __getitem__(self, key: Key) -> Tensor:
+        """The sum, tile-packed but for "S".
+
+        Raises:
+            ValueError: its file is damaged.
+        """
+        file = self.files[key]
+        path = self.directory / file.name
+        if file_hash(path) != file.sha256:
+            raise ValueError(
+                f"factors: {path} is damaged (its SHA-256 is not the manifest's); fit again"
+            )
+        try:
+            with safe_open(path, framework="pt") as stored:
+                value: Tensor = stored.get_tensor("sum")
+                return value
+        except SafetensorError as error:
+            raise ValueError(f"factors: {path} is damaged ({error}); fit again") from error
+
+    def __iter__(self) -> Iterator[Key]:
+        """Their keys."""
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        """Number of sums."""
+        return len(self.files)
+
+
+def write_directory(
+    part: Path,
+    targets: Mapping[str, Target],
+    sums: Mapping[Key, Tensor],
+    provenance: Mapping[str, Any],
+) -> dict[Key, SumFile]:
+    """Write sums, then the manifest, into a directory that is made whole by its caller."""
+    files = {}
+    for key in sorted(sums):
+        path = part / f"{file_stem(key)}.safetensors"
+        save_file({"sum": sums[key].cpu().contiguous()}, path)
+        files[key] = SumFile(path.name, path.stat().st_size, file_hash(path))
+    manifest = {
+        "format": FORMAT,
+        "status": "complete",
+        **provenance,
+        "targets": {name: target.to_json() for name, target in targets.items()},
+        "files": {
+            str(key): {"file": file.name, "bytes": file.bytes, "sha256": file.sha256}
+            for key, file in files.items()
+        },
+    }
+    write_whole(part / MANIFEST, json.dumps(manifest, indent=2).encode())
+    return files
+
+
+def read_directory(directory: Path) -> tuple[dict[str, Target], StoredSums, dict[str, Any]]:
+    """Targets, sums and provenance of a factor directory.
+
+    Raises:
+        FileNotFoundError: it is no factor directory, or a file is missing.
+        ValueError: it is incomplete, of another format, or a file has the wrong size.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"factors: expected a factor directory with {MANIFEST}, got {directory}"
+        )
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["format"] != FORMAT or manifest["status"] != "complete":
+            raise ValueError(
+                f"factors: expected format {FORMAT} with status 'complete', got "
+                f"{manifest['format']} with {manifest['status']!r} in {path}"
+            )
+        targets = {name: Target.from_json(entry) for name, entry in manifest.pop("targets").items()}
+        files = {
+            Key.parse(key): SumFile(entry["file"], entry["bytes"], entry["sha256"])
+            for key, entry in manifest.pop("files").items()
+        }
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"factors: {path} is damaged ({error!r}); fit again") from error
+    for file in files.values():
+        part = directory / file.name
+        if not part.is_file():
+            raise FileNotFoundError(f"factors: {part} is missing; fit again")
+        if part.stat().st_size != file.bytes:
+            raise ValueError(
+                f"factors: {part} is truncated: expected {file.bytes} bytes, got {part.stat().st_size}; fit again"
+            )
+    provenance = {key: value for key, value in manifest.items() if key not in ("format", "status")}
+    return targets, StoredSums(directory, files), provenance

@@ -1,0 +1,112 @@
+"""One fitted linear map, the keys of what was fitted of it, and its factors as means."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from curvedit.models import weight_hash, weight_of
+
+KINDS = ("A", "G", "A_w", "G_w", "S")
+
+
+class Key(NamedTuple):
+    """What a sum or a basis is of."""
+
+    kind: str  # one of KINDS
+    target: str  # the linear map; for a shared "A" the first one fed by the same tensor
+
+    def __str__(self) -> str:
+        """As manifests spell it: ``"A/<target>"``."""
+        return f"{self.kind}/{self.target}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Key":
+        """The inverse of ``str``."""
+        kind, _, target = text.partition("/")
+        return cls(kind, target)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One fitted linear map."""
+
+    shape: tuple[int, int]  # (d_out, d_in)
+    input_group: str  # the first target fed by the same tensor; its A is this target's A
+    tokens: int  # contributing positions
+    weight_sha256: str  # models.weight_hash of the weight it was fitted on; "" if unknown
+    weight_dtype: str  # "torch.float32"; "" if unknown
+
+    def key(self, kind: str, name: str) -> Key:
+        """The key of this target's factor of a kind; ``name`` is the target's own."""
+        return Key(kind, self.input_group if kind == "A" else name)
+
+    def to_json(self) -> dict[str, Any]:
+        """The target's entry in a manifest."""
+        return {
+            "shape": self.shape,
+            "inputs": self.input_group,
+            "tokens": self.tokens,
+            "weight_sha256": self.weight_sha256,
+            "weight_dtype": self.weight_dtype,
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Target":
+        """The inverse of :meth:`to_json`."""
+        rows, columns = entry["shape"]
+        return cls(
+            (rows, columns),
+            entry["inputs"],
+            entry["tokens"],
+            entry["weight_sha256"],
+            entry["weight_dtype"],
+        )
+
+
+@dataclass(frozen=True)
+class TargetFactors:
+    """The factors of one target as means over its contributing positions, float32."""
+
+    name: str
+    tokens: int
+    shape: tuple[int, int]  # (d_out, d_in)
+    source: "_Source"
+
+    @property
+    def A(self) -> Tensor:  # noqa: N802
+        """``E[a a^T]``, ``(d_in, d_in)``."""
+        return self.source.mean("A", self.name)
+
+    @property
+    def G(self) -> Tensor:  # noqa: N802
+        """``E[g g^T]``, ``(d_out, d_out)``."""
+        return self.source.mean("G", self.name)
+
+    @property
+    def A_w(self) -> Tensor:  # noqa: N802
+        """``E[|g|^2 a a^T]``, ``(d_in, d_in)``."""
+        return self.source.mean("A_w", self.name)
+
+    @property
+    def G_w(self) -> Tensor:  # noqa: N802
+        """``E[|a|^2 g g^T]``, ``(d_out, d_out)``."""
+        return self.source.mean("G_w", self.name)
+
+    @property
+    def S(self) -> Tensor:  # noqa: N802
+        """``E[(U_G^T D U_A)^2]``, ``(d_out, d_in)``: EK-FAC's eigenvalues, per position."""
+        return self.source.mean("S", self.name)
+
+
+class _Source(Protocol):
+    def mean(self, kind: str, name: str) -> Tensor: ...
+
+
+def fingerprint(module: nn.Module | None) -> tuple[str, str]:
+    """Hash and dtype of a linear map's weight; two empty strings for none."""
+    if module is None:
+        return "", ""
+    weight = weight_of(module)
+    return weight_hash(weight), str(weight.dtype)

@@ -1,0 +1,322 @@
+"""The Kronecker factors of a model's linear maps: the value that ``fit`` returns and ``rank`` takes.
+
+For each target ``y = W a`` with ``g = dL/dy`` (``L`` is the *sum* of the loss over contributing
+positions): ``A = E[a a^T]``, ``G = E[g g^T]``, and the norm-weighted ``A_w = E[|g|^2 a a^T]``,
+``G_w = E[|a|^2 g g^T]``. Stored as tile-packed float32 *sums* with a position count, so that
+factors of disjoint data add exactly; read as means. Targets fed by one tensor share one ``A``.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from curvedit.checks import require_finite, require_shape
+from curvedit.factors.basis import Basis, BasisStore
+from curvedit.factors.decomposition import decompose_several, groups
+from curvedit.factors.directory import MANIFEST, StoredSums, read_directory, write_directory
+from curvedit.factors.target import Key, Target, TargetFactors, fingerprint
+from curvedit.files import file_hash, new_directory
+from curvedit.models import find_targets, is_linear_map, weight_hash, weight_of
+from curvedit.ops import tiles
+
+_REMEDIES = {"A_w": "weighted=True", "G_w": "weighted=True", "S": "corrected='sequence'"}
+
+
+class Factors(Mapping[str, TargetFactors]):
+    """Kronecker factors of a model's targets, in memory or in a directory.
+
+    ``factors[name].A`` is the mean; ``factors.basis("A", name)`` its eigendecomposition, cached
+    beside the factors. ``provenance`` says how they came about (labels, seed, data, model).
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, Target],
+        sums: Mapping[Key, Tensor],  # tile-packed float32; "S" dense
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Hold the given sums."""
+        self.targets = dict(targets)
+        self.provenance = dict(provenance)
+        self.directory: Path | None = None
+        self._sums = sums
+        self._bases = BasisStore()
+
+    def __getitem__(self, name: str) -> TargetFactors:
+        """The factors of one target, as means."""
+        target = self._target(name)
+        return TargetFactors(name, target.tokens, target.shape, self)
+
+    def __iter__(self) -> Iterator[str]:
+        """Target names."""
+        return iter(self.targets)
+
+    def __len__(self) -> int:
+        """Number of targets."""
+        return len(self.targets)
+
+    def _target(self, name: str) -> Target:
+        if name not in self.targets:
+            raise KeyError(f"target {name!r} is not among the fitted ones: {sorted(self.targets)}")
+        return self.targets[name]
+
+    def _key(self, kind: str, name: str) -> Key:
+        return self._target(name).key(kind, name)
+
+    def _size(self, key: Key) -> int:
+        return self.targets[key.target].shape[1 if key.kind.startswith("A") else 0]
+
+    def _numel(self, key: Key) -> int:
+        rows, columns = self.targets[key.target].shape
+        return (
+            rows * columns if key.kind == "S" else tiles.tile_count(self._size(key)) * tiles.TILE**2
+        )
+
+    def sum(self, key: Key) -> Tensor:
+        """The sum of a key, tile-packed but for "S".
+
+        Raises:
+            KeyError: it was not fitted.
+            ValueError: its file is damaged.
+        """
+        if key not in self._sums:
+            remedy = _REMEDIES.get(key.kind)
+            raise KeyError(
+                f"{key.kind} of {key.target} was not fitted; fit again with {remedy}"
+                if remedy
+                else f"no factor {key}"
+            )
+        return self._sums[key]
+
+    def mean(self, kind: str, name: str) -> Tensor:
+        """The dense mean float32 of one target, ``(n, n)`` or "S" ``(d_out, d_in)``; ``kind`` is one of ``KINDS``."""
+        key = self._key(kind, name)
+        total: Tensor = (
+            self.sum(key) if kind == "S" else tiles.unpack(self.sum(key), self._size(key))
+        )
+        return total / self._target(name).tokens
+
+    def add_corrections(self, sums: Mapping[Key, Tensor], **facts: Any) -> None:
+        """Hold corrected eigenvalues, "S" (d_out, d_in) of each target, which belong to the present bases.
+
+        Raises:
+            ValueError: the factors are saved already: a directory is written once.
+        """
+        if self.directory is not None:
+            raise ValueError(
+                f"factors: expected ones that were not saved yet, got those of {self.directory}"
+            )
+        self._sums = {**self._sums, **sums}
+        bases = {key.target: self._hash_of_bases(key.target) for key in sums}
+        self.provenance["corrected"] = {**facts, "bases": bases}
+
+    def corrections(self, name: str) -> Tensor:
+        """EK-FAC's eigenvalues of one target, ``(d_out, d_in)`` float32.
+
+        Raises:
+            KeyError: they were not fitted.
+            ValueError: they belong to other bases: those were decomposed again since.
+        """
+        values = self.mean("S", name)
+        if self.provenance["corrected"]["bases"][name] != self._hash_of_bases(name):
+            raise ValueError(
+                f"factors: the bases of {name!r} are not those its corrections were fitted in; fit again"
+            )
+        return values
+
+    def _hash_of_bases(self, name: str) -> str:
+        return "".join(weight_hash(self.basis(kind, name).vectors)[:16] for kind in ("G", "A"))
+
+    def basis(self, kind: str, name: str) -> Basis:
+        """The eigendecomposition of a mean factor, computed once and cached beside the factors."""
+        self.decompose([(kind, name)], progress=False)
+        return self._bases.get(self._key(kind, name))
+
+    def certificate(self, kind: str, name: str) -> Mapping[str, Any]:
+        """How well a basis satisfies its defining equations; its keys are those that ``decompose`` describes."""
+        self.decompose([(kind, name)], progress=False)
+        return self._bases.certificate(self._key(kind, name))
+
+    def decompose(self, kinds: Iterable[tuple[str, str]], *, progress: bool = True) -> None:
+        """Decompose what ``basis`` would later ask for, small factors several at a time.
+
+        Args:
+            kinds: Pairs of a kind, "A", "G", "A_w" or "G_w", and a target.
+            progress: Show a bar, in units of work, n^3.
+
+        Raises:
+            KeyError: one was not fitted.
+            ValueError: one is not finite, not positive semi-definite, or too large.
+            RuntimeError: one could not be decomposed well enough.
+        """
+        missing = {key: pair for pair in kinds if (key := self._key(*pair)) not in self._bases}
+        if not missing:
+            return
+        sizes = {key: self._size(key) for key in missing}
+        work = sum(size**3 for size in sizes.values())
+        with tqdm(
+            total=work,
+            unit="op",
+            unit_scale=True,
+            desc="decompose",
+            disable=None if progress else True,
+        ) as bar:
+            for keys in groups(sizes):
+                names = [" of ".join(missing[key]) for key in keys]
+                bar.set_postfix_str(names[0], refresh=False)
+                factors = [self.mean(*missing[key]) for key in keys]
+                for key, basis in zip(keys, decompose_several(names, factors), strict=True):
+                    self._bases.keep(key, basis)
+                    bar.update(sizes[key] ** 3)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the manifest on disk, or ``""`` for factors that were never saved."""
+        return file_hash(self.directory / MANIFEST) if self.directory else ""
+
+    @classmethod
+    def from_moments(
+        cls, moments: Mapping[str, tuple[Tensor, Tensor, int]], *, model: nn.Module | None = None
+    ) -> "Factors":
+        """Factors computed elsewhere.
+
+        Args:
+            moments: Name to ``(A, G, tokens)``: mean second moments ``(d_in, d_in)`` and
+                ``(d_out, d_out)``, and the number of positions they are means of. Targets given
+                the same tensor object as ``A`` share it.
+            model: When given, each target must be one of its linear maps, and its weight is
+                recorded, so that a later ``project`` can refuse another model.
+
+        Returns:
+            The factors; without a model, ``project`` cannot check what they belong to.
+
+        Raises:
+            ValueError: a moment is not square, not finite or does not fit the model.
+        """
+        maps = {} if model is None else find_targets(model, list(moments))
+        targets: dict[str, Target] = {}
+        sums: dict[Key, Tensor] = {}
+        leaders: dict[int, str] = {}
+        for name, (second_in, second_out, tokens) in moments.items():
+            require_shape(
+                f"moments[{name!r}][0]", second_in, (second_in.shape[0], second_in.shape[0])
+            )
+            require_shape(
+                f"moments[{name!r}][1]", second_out, (second_out.shape[0], second_out.shape[0])
+            )
+            require_finite(f"moments[{name!r}][0]", second_in)
+            require_finite(f"moments[{name!r}][1]", second_out)
+            if tokens < 1:
+                raise ValueError(
+                    f"moments[{name!r}][2]: expected a positive number of positions, got {tokens}"
+                )
+            leader = leaders.setdefault(id(second_in), name)
+            shape = (second_out.shape[0], second_in.shape[0])
+            if name in maps:
+                require_shape(f"moments[{name!r}]", weight_of(maps[name]), shape)
+            sums.setdefault(Key("A", leader), tiles.pack(second_in.float() * tokens))
+            sums[Key("G", name)] = tiles.pack(second_out.float() * tokens)
+            targets[name] = Target(shape, leader, int(tokens), *fingerprint(maps.get(name)))
+        return cls(targets, sums, {"labels": "unknown", "made_by": "from_moments"})
+
+    @classmethod
+    def merge(cls, parts: Iterable["Factors"]) -> "Factors":
+        """Factors of the union of disjoint data: sums and position counts add.
+
+        Raises:
+            ValueError: the parts differ in targets, weights, input groups or labels; or hold corrected
+                eigenvalues, which belong to the bases of one part and not to those of the union.
+        """
+        first, *rest = list(parts)
+        if any("corrected" in part.provenance for part in (first, *rest)):
+            raise ValueError(
+                "merge: corrected eigenvalues belong to one part's own bases; merge factors fitted without them"
+            )
+        sums = {key: first.sum(key).clone() for key in first.keys_of_sums()}
+        tokens = {name: target.tokens for name, target in first.targets.items()}
+        for part in rest:
+            _require_mergeable(first, part)
+            for key, total in sums.items():
+                total += part.sum(key)
+            for name, target in part.targets.items():
+                tokens[name] += target.tokens
+        targets = {
+            name: replace(target, tokens=tokens[name]) for name, target in first.targets.items()
+        }
+        data = [part.provenance.get("data") for part in (first, *rest)]
+        return cls(targets, sums, {**first.provenance, "data": data, "merged": 1 + len(rest)})
+
+    def keys_of_sums(self) -> list[Key]:
+        """Keys of all sums."""
+        return sorted(self._sums)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the factors as a directory; afterwards bases are cached in it.
+
+        Raises:
+            FileExistsError: the directory has content.
+            OSError: it cannot be written; nothing is left under its name.
+        """
+        needed = sum(4 * self._numel(key) for key in self._sums)
+        with new_directory("directory", directory, needed_bytes=needed) as part:
+            files = write_directory(part, self.targets, self._sums, self.provenance)
+            self._bases.write(part)
+        self.directory = Path(directory).absolute()
+        self._sums = StoredSums(self.directory, files)
+        self._bases.move(self.directory)
+        return self.directory
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "Factors":
+        """Open a factor directory; sums are read, and their SHA-256 checked, when used.
+
+        Raises:
+            FileNotFoundError: it is no factor directory, or a file is missing.
+            ValueError: it is incomplete, of another format, or a file has the wrong size.
+        """
+        directory = Path(directory).absolute()
+        factors = cls(*read_directory(directory))
+        factors.directory = directory
+        factors._bases.move(directory)
+        return factors
+
+    def require_model(self, model: nn.Module) -> None:
+        """Refuse a model whose target weights are not those the factors were fitted on.
+
+        Raises:
+            ValueError: names the first differing target.
+        """
+        modules = dict(model.named_modules())
+        for name, target in self.targets.items():
+            module = modules.get(name)
+            if module is None or not is_linear_map(module):
+                raise ValueError(
+                    f"model: expected a linear map {name!r}, as the factors have, got {type(module).__name__}"
+                )
+            if target.weight_sha256 and fingerprint(module) != (
+                target.weight_sha256,
+                target.weight_dtype,
+            ):
+                raise ValueError(
+                    f"model: the weight of {name!r} is not the one the factors were fitted on; "
+                    "use the factors' own model, or fit again"
+                )
+
+
+def _require_mergeable(first: Factors, other: Factors) -> None:
+    for name in sorted({*first.targets, *other.targets}):
+        if name not in first.targets or name not in other.targets:
+            raise ValueError(f"merge: target {name!r} is in one part only")
+        ours, theirs = (replace(part.targets[name], tokens=0).to_json() for part in (first, other))
+        if ours != theirs:
+            raise ValueError(f"merge: target {name!r} differs: {ours} and {theirs}")
+    if first.keys_of_sums() != other.keys_of_sums():
+        raise ValueError("merge: the parts hold different kinds of factors")
+    for field in ("labels", "task"):
+        one, two = first.provenance.get(field), other.provenance.get(field)
+        if one != two:
+            raise ValueError(f"merge: {field} differs: {one!r} and {two!r}")

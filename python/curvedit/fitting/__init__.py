@@ -1,0 +1,6 @@
+"""Stage 1, fit: a model and batches of data become Factors."""
+
+from curvedit.fitting.second_pass import PER
+from curvedit.fitting.stage import fit
+
+__all__ = ["PER", "fit"]

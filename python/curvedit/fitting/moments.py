@@ -1,0 +1,53 @@
+"""The first pass's accumulator: sums of ``a a^T`` and ``g g^T``, and of the same weighted by the other's norm."""
+
+import torch
+from torch import Tensor
+
+from curvedit import ops
+from curvedit.factors import Key
+from curvedit.fitting.observer import Call
+
+_ACCEPTED = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Moments:
+    """Tile-packed float32 sums ``A`` and ``G`` and, where asked for, ``A_w`` and ``G_w``."""
+
+    def __init__(self, *, weighted: bool) -> None:
+        """Begin without sums; each begins at zero when its target is first called."""
+        self.weighted = weighted
+        self.sums: dict[Key, Tensor] = {}
+        self.record = ops.Record()
+
+    def add(
+        self, call: Call, gradients: Tensor, input_norms: Tensor, gradient_norms: Tensor
+    ) -> None:
+        """Add a call's inputs and output gradients ``(rows, d_out)``; norms are squared, ``(rows,)``."""
+        sides = (
+            ("A", call.inputs, gradient_norms, call.leads),
+            ("G", gradients, input_norms, True),
+        )
+        for kind, rows, norms, leads in sides:  # a shared input's plain sum is the leader's
+            rows = rows if rows.dtype in _ACCEPTED else rows.float()
+            plain = [self._sum(Key(kind, call.name), rows)] if leads else []
+            weighted = [self._sum(Key(f"{kind}_w", call.name), rows)] if self.weighted else []
+            if plain and weighted:
+                op, arguments = (
+                    "syrk_accumulate_pair",
+                    (*plain, *weighted, rows, norms, call.weight),
+                )
+            elif plain or weighted:
+                op, arguments = (
+                    "syrk_accumulate",
+                    (*plain, *weighted, rows, norms if weighted else call.weight),
+                )
+            else:
+                continue
+            implementation = ops.choose(op, *arguments, trusted=True)
+            implementation(*arguments)
+            self.record.used(implementation)
+
+    def _sum(self, key: Key, rows: Tensor) -> Tensor:
+        if key not in self.sums:
+            self.sums[key] = ops.tiles.zeros(rows.shape[1], device=rows.device)
+        return self.sums[key]

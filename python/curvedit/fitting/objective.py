@@ -1,0 +1,100 @@
+"""The loss whose curvature is measured: the sum of cross-entropies over the positions that count."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvedit.data import Batch
+from curvedit.fitting.sampling import sample_labels, uniform
+from curvedit.models import logits_of
+
+LossFunction = Callable[[Any, Any], Tensor]  # (model output, labels) -> summed loss, scalar
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Summed loss, with labels from the data or drawn from the model's own distribution.
+
+    ``labels="sampled"`` gives the true Fisher information in expectation (one Monte-Carlo label
+    per loss term), ``"data"`` the empirical Fisher (Kunstner et al. 2019, arXiv:1905.12558).
+    """
+
+    labels: str  # "sampled" or "data"
+    seed: int
+    custom: LossFunction | None = None
+
+    def differentiate(
+        self, output: Any, batch: Batch, *, start: int = 0, stop: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """A tensor of a model output and the summed loss's gradient at it, to start a backward pass from.
+
+        At logits ``z`` the gradient is ``softmax(z) - onehot(label)`` in rows that count and 0 in the
+        others, whatever stands there; it is written down rather than differentiated, so that neither
+        the loss nor its graph is ever stored. A custom loss is returned itself, with None.
+
+        Args:
+            output: The model's output for ``batch``; for a language model the logits may cover
+                positions ``start … stop - 1`` only.
+            batch: The rows the output belongs to.
+            start: First position that the logits cover.
+            stop: One past the last; None for all.
+
+        Raises:
+            ValueError: logits of another shape or not finite, or labels that are absent or no class.
+        """
+        if self.custom is not None:
+            return self.custom(output, batch.labels), None
+        logits = logits_of(output)
+        contributing = None if batch.contributing is None else batch.contributing[:, start:stop]
+        leading = tuple(batch.samples.shape if contributing is None else contributing.shape)
+        if tuple(logits.shape[:-1]) != leading:
+            sizes = ", ".join(map(str, leading))
+            raise ValueError(
+                f"model: the {batch.task} task expects logits of shape ({sizes}, classes), "
+                f"got {tuple(logits.shape)} in batch {batch.index}"
+            )
+        probabilities = logits.detach().softmax(
+            -1, dtype=torch.promote_types(logits.dtype, torch.float32)
+        )
+        if contributing is not None and not contributing.all():
+            probabilities[~contributing] = 0.0
+        if not probabilities.sum(-1).isfinite().all():
+            raise ValueError(
+                f"model: its logits are not finite in batch {batch.index}; check weights and inputs"
+            )
+        labels = self._labels(probabilities, batch, start, stop)
+        where = (
+            torch.ones(leading, dtype=torch.bool, device=logits.device)
+            if contributing is None
+            else contributing
+        )
+        labels = labels[where]
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[-1]:
+            raise ValueError(
+                f"batches: expected labels from 0 to {logits.shape[-1] - 1}, got {int(labels.min())} to "
+                f"{int(labels.max())} in batch {batch.index}"
+            )
+        probabilities[(*where.nonzero(as_tuple=True), labels)] -= 1.0
+        return logits, probabilities.to(logits.dtype)
+
+    def _labels(self, probabilities: Tensor, batch: Batch, start: int, stop: int | None) -> Tensor:
+        """One label per row, of the rows' leading shape; any value where the row does not count."""
+        if self.labels == "sampled":
+            samples, positions = (
+                batch.samples,
+                torch.zeros((), dtype=torch.int64, device=probabilities.device),
+            )
+            if batch.contributing is not None:
+                samples = samples[:, None]
+                positions = torch.arange(
+                    start, start + probabilities.shape[1], device=probabilities.device
+                )
+            return sample_labels(probabilities, uniform(self.seed, samples, positions))
+        if batch.labels is None:
+            raise ValueError(
+                f"labels='data': expected labels in the data, got none in batch {batch.index}"
+            )
+        return batch.labels if batch.contributing is None else batch.labels[:, start:stop]

@@ -1,0 +1,217 @@
+"""What flows through the targets: their inputs ``a`` in the forward pass, and the gradients ``g`` that come back.
+
+Hooks on the targets pair each call's inputs with its output gradients and hand both to an accumulator. Targets
+that are called with the very same tensor are found, since they share one factor of inputs.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvedit.data import Batch
+
+
+@dataclass(frozen=True)
+class Call:
+    """One forward call of a target."""
+
+    name: str
+    inputs: Tensor  # (rows, d_in)
+    leads: bool  # whether no target was called with this very input before
+    weight: (
+        Tensor | None
+    )  # (rows,) 1 where a row contributes and 0 elsewhere, float32; None if all do
+    contributing: int  # rows that do
+    sequences: int  # that the rows make up, one after the other; 0 where they come in parts
+
+
+# Takes a call, its output gradients (rows, d_out), and the squared norms of inputs and gradients (rows,), both 0
+# in rows that do not contribute.
+Sink = Callable[[Call, Tensor, Tensor, Tensor], None]
+
+
+class Observation:
+    """The targets' calls in one forward pass, each of which awaits its gradient."""
+
+    def __init__(self, batch: Batch, start: int, stop: int | None) -> None:
+        """For a pass over positions ``start … stop - 1`` of the batch."""
+        self.batch = batch
+        self.positions = slice(start, stop)
+        self.leaves: list[Tensor] = []  # where the graph begins, apart from its given inputs
+        self.seen: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
+        self.weights: dict[tuple[int, ...], tuple[Tensor | None, int]] = {}
+        self.pending: list[str] = []
+
+    def close(self) -> None:
+        """Let go of every tensor.
+
+        Raises:
+            RuntimeError: a target was called but no gradient came back to it.
+        """
+        self.leaves.clear()
+        self.seen.clear()
+        if self.pending:
+            raise RuntimeError(
+                f"targets: the loss does not depend on {self.pending[-1]!r} in batch {self.batch.index}; leave it out"
+            )
+
+
+class Observer:
+    """Hands every call of the targets, with its gradients, to a sink."""
+
+    def __init__(self, targets: Mapping[str, nn.Module], sink: Sink, *, positions: str) -> None:
+        """Observe the given linear maps; ``positions`` is "all" or "first" (classifiers only)."""
+        self.targets = dict(targets)
+        self.sink = sink
+        self.positions = positions
+        self.tokens = dict.fromkeys(targets, 0)  # contributing positions of each target
+        self.leaders: dict[str, str] = {}  # target -> first target fed by the same tensor
+        self._observation: Observation | None = None
+        self._totals: list[tuple[str, str, Tensor]] = []
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hooks stand on the targets inside this block; they act only while observing."""
+        handles = [
+            module.register_forward_hook(self._hook(name), with_kwargs=True)
+            for name, module in self.targets.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def observing(
+        self, batch: Batch, start: int = 0, stop: int | None = None
+    ) -> Iterator[Observation]:
+        """Act on the targets' calls inside; close what this yields after the backward pass."""
+        self._observation = Observation(batch, start, stop)
+        try:
+            yield self._observation
+        finally:
+            self._observation = None
+
+    def require_finite(self, batch: Batch) -> None:
+        """Raise if any activation or gradient since the last call was NaN or infinite.
+
+        Raises:
+            ValueError: names the target and the batch.
+        """
+        if not self._totals:
+            return
+        finite = torch.stack([total.isfinite() for _, _, total in self._totals]).tolist()
+        for (name, what, _), good in zip(self._totals, finite, strict=True):
+            if not good:
+                raise ValueError(
+                    f"model: the {what} of {name!r} are not finite in batch {batch.index}; "
+                    "check the weights, the inputs and the dtype (float16 overflows where bfloat16 does not)"
+                )
+        self._totals.clear()
+
+    def _hook(self, name: str) -> Any:
+        def hook(
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        ) -> None:
+            if self._observation is not None and torch.is_grad_enabled():
+                self._forward(
+                    self._observation,
+                    name,
+                    args[0] if args else next(iter(kwargs.values())),
+                    output,
+                )
+
+        return hook
+
+    def _forward(self, observation: Observation, name: str, inputs: Tensor, output: Tensor) -> None:
+        inputs = inputs.detach()
+        leading = tuple(inputs.shape[:-1])
+        if leading not in observation.weights:
+            observation.weights[leading] = self._row_weights(observation, name, leading)
+        weight, contributing = observation.weights[leading]
+        leads = self._leader(observation, name, inputs) == name
+        sequences = (
+            observation.batch.samples.shape[0] if observation.positions == slice(0, None) else 0
+        )
+        call = Call(
+            name, inputs.reshape(-1, inputs.shape[-1]), leads, weight, contributing, sequences
+        )
+        observation.pending.append(name)
+
+        def backward(gradient: Tensor) -> None:
+            rows = gradient.detach().reshape(-1, gradient.shape[-1])
+            input_norms, gradient_norms = (
+                _squared_norms(each, weight) for each in (call.inputs, rows)
+            )
+            self._totals.append((name, "inputs", input_norms.sum()))
+            self._totals.append((name, "output gradients", gradient_norms.sum()))
+            self.sink(call, rows, input_norms, gradient_norms)
+            self.tokens[name] += contributing
+            observation.pending.remove(name)
+
+        if (
+            not output.requires_grad
+        ):  # the graph begins here, at a number: what follows may write to the output
+            leaf = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
+            observation.leaves.append(leaf)
+            output.add_(leaf)
+        output.register_hook(backward)
+
+    def _leader(self, observation: Observation, name: str, inputs: Tensor) -> str:
+        """The first target called with this very tensor in this pass."""
+        key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs.dtype, inputs._version)
+        # the tensor is kept beside the name, so that its memory is not given to another meanwhile
+        leader, _ = observation.seen.setdefault(key, (name, inputs))
+        known = self.leaders.setdefault(name, leader)
+        if known != leader:
+            raise RuntimeError(
+                f"targets: {name!r} shared its input with {known!r} before and with {leader!r} in batch "
+                f"{observation.batch.index}; fit the two separately"
+            )
+        return leader
+
+    def _row_weights(
+        self, observation: Observation, name: str, shape: tuple[int, ...]
+    ) -> tuple[Tensor | None, int]:
+        """0 or 1 per row of a tensor ``(*shape, d)``, None if all contribute; and how many do."""
+        batch = observation.batch
+        contributing = (
+            batch.mask
+            if batch.contributing is None
+            else batch.contributing[:, observation.positions]
+        )
+        size, rows = batch.samples.shape[0], math.prod(shape)
+        if batch.contributing is None:
+            if self.positions == "first" and len(shape) > 1 and shape[0] == size:
+                contributing = torch.zeros(shape, dtype=torch.bool, device=batch.samples.device)
+                contributing[:, 0] = True
+            elif contributing is None or shape == (size,):
+                if shape and shape[0] % size == 0:
+                    return None, rows
+                contributing = None
+        if contributing is None or shape not in (
+            tuple(contributing.shape),
+            (contributing.numel(),),
+        ):
+            expected = (size, "...") if contributing is None else tuple(contributing.shape)
+            raise ValueError(
+                f"targets: {name!r} is fed a tensor of leading shape {shape}; expected {expected}, batch and "
+                "positions, to tell which rows count; leave this target out"
+            )
+        number = int(contributing.sum())
+        return (None if number == rows else contributing.reshape(-1).float()), number
+
+
+def _squared_norms(rows: Tensor, weight: Tensor | None) -> Tensor:
+    """``|row|^2`` in float32, 0 where the weight is 0, whatever stands there."""
+    norms = torch.linalg.vector_norm(
+        rows, dim=-1, dtype=torch.promote_types(rows.dtype, torch.float32)
+    )
+    squared: Tensor = norms.float().square()
+    return squared if weight is None else squared.where(weight > 0, 0.0)

@@ -1,0 +1,113 @@
+"""One pass over the data: every batch through the model, so that the observer hands what it sees to the accumulator."""
+
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from curvedit import ops
+from curvedit.data import Batch, read_batch
+from curvedit.factors import Key
+from curvedit.fitting.objective import Objective
+from curvedit.fitting.observer import Call, Observer
+from curvedit.fitting.streaming import NotStreamableError, streamed_backward
+from curvedit.meter import peak_memory
+from curvedit.models import Stack, call, device_of, require_causal
+
+
+class Accumulator(Protocol):
+    """What a pass adds up."""
+
+    sums: dict[Key, Tensor]
+    record: ops.Record
+
+    def add(
+        self, call: Call, gradients: Tensor, input_norms: Tensor, gradient_norms: Tensor
+    ) -> None:
+        """Take one call of a target and the gradients that came back to it."""
+
+
+@dataclass
+class Run:
+    """A pass and how far it has come: with the accumulator's sums and the observer's counts, all of its state."""
+
+    model: nn.Module  # frozen; the observer is attached to it
+    stack: Stack | None  # the model's blocks; None for the whole model at once
+    objective: Objective
+    observer: Observer
+    accumulator: Accumulator
+    inputs_on: torch.device | None  # where block inputs wait; None leaves them where they are
+    logits_bytes: int
+    task: str = ""
+    batches: int = 0
+    samples: int = 0
+    positions: int = 0
+    backward: str = "whole model: it has no list of blocks"
+
+    def over(self, batches: Iterable[Any], task: str | None, *, progress: bool, what: str) -> None:
+        """Take every batch.
+
+        Raises:
+            ValueError: there is no batch.
+        """
+        device = device_of(self.model)
+        total = getattr(batches, "tokens", None)
+        with tqdm(
+            total=total, unit="tok", unit_scale=True, desc=what, disable=None if progress else True
+        ) as bar:
+            for raw in batches:
+                batch = read_batch(raw, self.batches, self.samples, device, task)
+                if not self.task:
+                    self._begin(batch)
+                    task = self.task
+                    if bar.total is None and isinstance(batches, Sized):
+                        bar.total = len(batches) * batch.positions
+                self._take(batch)
+                self.observer.require_finite(batch)
+                self.batches += 1
+                self.samples += batch.samples.shape[0]
+                self.positions += batch.positions
+                bar.update(batch.positions)
+                bar.set_postfix_str(f"peak {peak_memory(device) / 2**30:.2f} GiB", refresh=False)
+        if not self.task:
+            raise ValueError(
+                "batches: expected at least one batch, got none; check the data source"
+            )
+
+    def _begin(self, batch: Batch) -> None:
+        self.task = batch.task
+        if batch.task == "custom" and self.objective.custom is None:
+            raise ValueError(
+                "loss: expected a loss function for these labels, (output, labels) -> summed loss, got none"
+            )
+        if batch.task == "language" and isinstance(batch.inputs, Mapping):
+            require_causal(self.model, batch.inputs["input_ids"])
+
+    def _take(self, batch: Batch) -> None:
+        if self.stack is not None:
+            try:
+                streamed_backward(
+                    self.model,
+                    self.stack,
+                    batch,
+                    self.objective,
+                    self.observer,
+                    inputs_on=self.inputs_on,
+                    logits_bytes=self.logits_bytes,
+                )
+            except NotStreamableError as reason:
+                self.stack = None
+                self.backward = f"whole model: {reason}"
+            else:
+                self.backward = (
+                    f"block by block through {self.stack.name}, down to block {self.stack.lowest}"
+                )
+                return
+        with torch.enable_grad(), self.observer.observing(batch) as observation:
+            end, at_end = self.objective.differentiate(call(self.model, batch.inputs), batch)
+        if observation.leaves:
+            torch.autograd.grad(end, observation.leaves, at_end, allow_unused=True)
+        observation.close()

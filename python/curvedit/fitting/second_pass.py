@@ -1,0 +1,117 @@
+"""The second pass of EK-FAC: the curvature of each component itself, in the bases of the first.
+
+K-FAC's eigenvalue for component ``(i, j)`` is the product ``lambda_i mu_j``. Here it is measured:
+``S = E[(U_G^T D U_A)^2]``, elementwise, for the gradient ``D`` of a sequence or of a position
+(George et al. 2018, arXiv:1806.03884). Gradients are never stored.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvedit import ops
+from curvedit.factors import Factors, Key
+from curvedit.fitting.observer import Call, Observer
+from curvedit.fitting.run import Run
+from curvedit.meter import metered
+from curvedit.models import device_of, frozen
+
+PER = ("sequence", "position")
+
+
+def correct(
+    factors: Factors, first: Run, batches: Iterable[Any], *, per: str, progress: bool
+) -> None:
+    """Measure the factors' eigenvalues in a pass like the first, and add them to the factors.
+
+    Raises:
+        ValueError: the data changed since the first pass, or sequences came in parts.
+    """
+    device = device_of(first.model)
+    factors.decompose([(kind, name) for name in factors for kind in ("G", "A")], progress=progress)
+    bases = {
+        name: (
+            factors.basis("G", name).vectors.to(device),
+            factors.basis("A", name).vectors.to(device),
+        )
+        for name in factors
+    }
+    accumulator = EigenvalueSums(bases, per=per, positions=first.observer.positions)
+    targets = {name: first.observer.targets[name] for name in factors}
+    observer = Observer(targets, accumulator.add, positions=first.observer.positions)
+    run = Run(
+        first.model,
+        first.stack,
+        first.objective,
+        observer,
+        accumulator,
+        first.inputs_on,
+        first.logits_bytes,
+    )
+    with metered(device) as meter, frozen(first.model), observer.attached():
+        run.over(batches, first.task, progress=progress, what="correct")
+    if (run.samples, run.positions) != (first.samples, first.positions):
+        raise ValueError(
+            f"batches: expected the same data in the second pass, {first.samples} samples with {first.positions} "
+            f"positions, got {run.samples} with {run.positions}"
+        )
+    factors.add_corrections(accumulator.sums, per=per, seconds=round(meter.seconds, 3))
+
+
+class EigenvalueSums:
+    """Sums ``S`` (d_out, d_in) of squared gradients in given bases, over sequences or over positions."""
+
+    def __init__(
+        self,
+        bases: Mapping[str, tuple[Tensor, Tensor]],  # eigenvectors (d_out, d_out) and (d_in, d_in)
+        *,
+        per: str,
+        positions: str,
+    ) -> None:
+        """Begin without sums."""
+        self.bases, self.per, self.positions = dict(bases), per, positions
+        self.sums: dict[Key, Tensor] = {}
+        self.record = ops.Record()
+
+    def add(self, call: Call, gradients: Tensor, *_: Tensor) -> None:
+        """Rotate, sum over each sequence, square, add.
+
+        Raises:
+            ValueError: sequences came in parts.
+        """
+        if self.per == "sequence" and not call.sequences:
+            raise ValueError(
+                f"logits_bytes: the sequences of {call.name!r} came in parts; expected room for the logits of one "
+                "sequence at least, or corrected='position'"
+            )
+        u_out, u_in = self.bases[call.name]
+        g, a = (
+            self._counted(rows, call.weight) @ basis
+            for rows, basis in ((gradients, u_out), (call.inputs, u_in))
+        )
+        key = Key("S", call.name)
+        if key not in self.sums:
+            self.sums[key] = torch.zeros(g.shape[1], a.shape[1], device=g.device)
+        offsets = None
+        if self.per == "sequence":
+            offsets = torch.arange(call.sequences + 1, device=g.device) * (len(g) // call.sequences)
+        implementation = ops.choose(
+            "second_moment_accumulate", self.sums[key], g, a, offsets, trusted=True
+        )
+        implementation(self.sums[key], g, a, offsets)
+        self.record.used(implementation)
+
+    def _counted(self, rows: Tensor, weight: Tensor | None) -> Tensor:
+        """The rows in float32, with zeros in those that do not contribute, whatever stands there.
+
+        A sequence's gradient takes every row that later losses reach; padding, where they do not, may be NaN.
+        """
+        rows = rows.float()
+        if weight is None:
+            return rows
+        counts = weight[:, None] > 0
+        if self.per == "sequence" and self.positions == "all":
+            counts = counts | rows.isfinite().all(dim=1, keepdim=True)
+        return rows.where(counts, 0.0)

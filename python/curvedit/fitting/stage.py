@@ -1,0 +1,153 @@
+"""Stage 1, fit: a model and batches of data become Factors."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from curvedit.checks import is_finite, require_choice
+from curvedit.data import TASKS
+from curvedit.factors import Factors, Target, fingerprint
+from curvedit.fitting.moments import Moments
+from curvedit.fitting.objective import LossFunction, Objective
+from curvedit.fitting.observer import Observer
+from curvedit.fitting.provenance import notes_of, provenance_of
+from curvedit.fitting.run import Run
+from curvedit.fitting.second_pass import PER, correct
+from curvedit.meter import metered
+from curvedit.models import (
+    default_logits_bytes,
+    device_of,
+    find_stack,
+    find_targets,
+    frozen,
+    weight_of,
+)
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    targets: str | Sequence[str],
+    labels: str = "sampled",
+    seed: int = 0,
+    weighted: bool = True,
+    corrected: str | None = None,
+    task: str | None = None,
+    loss: LossFunction | None = None,
+    positions: str = "all",
+    inputs_on: str | torch.device | None = None,
+    logits_bytes: int | None = None,
+    progress: bool = True,
+) -> Factors:
+    """Kronecker factors of the Fisher information of a model's linear maps, in one pass over the data.
+
+    For a target ``y = W a`` and ``g = dL/dy``: ``A = E[a a^T]`` and ``G = E[g g^T]``, uncentred, over
+    the positions that count, with ``L`` the **sum** of the loss over them. A model with a list of
+    blocks is run block by block, so that the graph of one block at most is in memory, and no
+    further down than the lowest target. The model itself is not changed.
+
+    Shapes: ``A (d_in, d_in)``, ``G (d_out, d_out)``, accumulated in float32.
+
+    Units: ``G`` has those of (loss / output)^2, for a summed loss; it does not depend on batch size.
+
+    Args:
+        model: Any module; a Hugging Face decoder or classifier works as it is.
+        batches: Token ids ``(B, T)``, mappings of model inputs (``input_ids``, ``attention_mask``,
+            ``labels``, ``pixel_values``, …; ``sample_index`` keys the label draws), or pairs
+            ``(inputs, labels)``. For a language model a position counts when its next token exists,
+            is not padding and is not labelled -100.
+        targets: Name patterns of linear maps: ``*`` matches anything, ``{gate,up}`` lists, ``{3..5}`` counts.
+        labels: "sampled" draws one label per loss term from the model (true Fisher), keyed by (seed,
+            sample, position); "data" takes the data's own (empirical Fisher).
+        seed: Of the label draws.
+        weighted: Also accumulate ``A_w = E[|g|^2 a a^T]`` and ``G_w = E[|a|^2 g g^T]``.
+        corrected: "sequence" or "position" measures, in a second pass, the squared gradients of the
+            components themselves, for ``rank(criterion="ekfac")``: of each sequence, whose mean over
+            sampled labels is the Fisher's own diagonal, or of single positions, as if those were
+            independent, which is what the factors assume. Per position that counts, either way.
+        task: "language", "classification" or "custom"; None tells it from the first batch.
+        loss: For "custom": takes (model output, labels), returns the summed loss.
+        positions: Of a classifier: "all" that are not padding, or the "first" (CLS) only, as the
+            paper does for ViT.
+        inputs_on: Where block inputs wait for the backward pass; None leaves them on the model's device.
+        logits_bytes: Bound on the memory of logits and what the loss makes of them; None takes 96 MiB
+            on a CPU and 256 MiB elsewhere.
+        progress: Show a progress bar with positions/s, time left and peak memory.
+
+    Returns:
+        The factors, with ``provenance`` on labels, data, coverage, seconds and peak memory.
+
+    Raises:
+        TypeError: a batch of an unknown kind.
+        ValueError: a pattern matches nothing, the data is empty, a batch has no position that
+            counts, weights, activations or gradients are not finite, or the model is not causal;
+            or, for ``corrected``, batches cannot be gone through twice or change in between.
+        RuntimeError: the loss does not depend on a target.
+
+    Source:
+        Martens & Grosse 2015, arXiv:1503.05671, section 3; Merullo et al., arXiv:2510.24256, section 3.2;
+        George et al. 2018, arXiv:1806.03884, section 3, for ``corrected``.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+        >>> data = [(torch.randn(8, 3), torch.randint(2, (8,)))]
+        >>> fit(model, data, targets="*", progress=False)["2"].G.shape
+        torch.Size([2, 2])
+    """
+    require_choice("labels", labels, ("sampled", "data"))
+    require_choice("positions", positions, ("all", "first"))
+    if task is not None:
+        require_choice("task", task, TASKS)
+    if corrected is not None:
+        require_choice("corrected", corrected, PER)
+        if iter(batches) is batches:
+            raise ValueError(
+                "batches: expected what can be gone through twice, such as a list, for corrected eigenvalues, "
+                f"got {type(batches).__name__}"
+            )
+    if loss is not None:
+        if labels == "sampled":
+            raise ValueError(
+                "labels: expected 'data' with a custom loss, which has no distribution to sample from"
+            )
+        task = "custom"
+    modules = find_targets(model, targets)
+    for name, module in modules.items():
+        if not is_finite(weight_of(module)):
+            raise ValueError(
+                f"model: the weight of {name!r} is not finite; load a sound checkpoint"
+            )
+    device = device_of(model)
+    where = None if inputs_on is None else torch.device(inputs_on)
+    bound = default_logits_bytes(device) if logits_bytes is None else logits_bytes
+    moments = Moments(weighted=weighted)
+    observer = Observer(modules, moments.add, positions=positions)
+    stack = find_stack(model, list(modules))
+    run = Run(model, stack, Objective(labels, seed, loss), observer, moments, where, bound)
+    with metered(device) as meter, frozen(model), observer.attached():
+        run.over(batches, task, progress=progress, what="fit")
+    notes = notes_of(run)
+    fitted = {
+        name: Target(
+            _shape(module), observer.leaders[name], observer.tokens[name], *fingerprint(module)
+        )
+        for name, module in modules.items()
+        if observer.tokens[name]
+    }
+    factors = Factors(fitted, moments.sums, provenance_of(run, batches, notes, meter))
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    if corrected is not None:
+        correct(factors, run, batches, per=corrected, progress=progress)
+    return factors
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    rows, columns = weight_of(module).shape
+    return rows, columns

@@ -1,0 +1,219 @@
+"""Backward through a stack of blocks that holds one block's graph at a time.
+
+Forward, keeping each block's input, and of the last block the graph; then the part after the last block (norm,
+head, loss) alone and in pieces, so that the logits of all positions never exist together; then
+the blocks in reverse, each of the others run again with a graph. Stops at the lowest block with a target.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvedit.data import Batch
+from curvedit.fitting.objective import Objective
+from curvedit.fitting.observer import Observation, Observer
+from curvedit.models import Stack, bypassed, call, hidden_of, pieces
+
+
+class NotStreamableError(Exception):
+    """The model does not pass one tensor from block to block; the message says where."""
+
+
+class _Stop(Exception):  # noqa: N818 - not an error: ends a forward pass after the last block
+    pass
+
+
+@dataclass
+class _BlockRun:
+    """What one block was called with; of the last block, what it gave."""
+
+    args: tuple[Any, ...]  # without the hidden state
+    kwargs: dict[str, Any]
+    positional: bool  # whether the hidden state comes first among args, or by name
+    hidden: Tensor  # the block's input
+    output: Tensor | None = None  # with its graph
+    observation: Observation | None = None
+
+    def arguments(self, hidden: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call's arguments with another hidden state."""
+        if self.positional:
+            return (hidden, *self.args), self.kwargs
+        return self.args, {**self.kwargs, "hidden_states": hidden}
+
+
+def streamed_backward(
+    model: nn.Module,
+    stack: Stack,
+    batch: Batch,
+    objective: Objective,
+    observer: Observer,
+    *,
+    inputs_on: torch.device | None,
+    logits_bytes: int,
+) -> None:
+    """Let the observer see one batch's activations and gradients, one block's graph at a time.
+
+    Args:
+        model: In evaluation mode, parameters without gradients.
+        stack: Its blocks.
+        batch: On the model's device.
+        objective: The loss.
+        observer: Attached to the targets.
+        inputs_on: Where block inputs wait; None leaves them where they are.
+        logits_bytes: Bound on the memory of logits and what the loss makes of them.
+
+    Raises:
+        NotStreamableError: the stack does not pass one tensor along; nothing was accumulated.
+    """
+    runs, last = _run_blocks(model, stack, batch, observer, inputs_on)
+    top = hidden_of(last).detach()
+    gradient = _run_tail(model, stack, batch, objective, observer, last, top, logits_bytes)
+    del last, top
+    for number in range(len(stack.blocks) - 1, stack.lowest - 1, -1):
+        run = runs.pop()
+        if gradient is None:
+            raise RuntimeError("streaming: expected a gradient for every targeted block")
+        below = number > stack.lowest
+        if run.output is None or run.observation is None:
+            run.hidden = (
+                run.hidden.to(gradient.device, non_blocking=True).detach().requires_grad_(below)
+            )
+            args, kwargs = run.arguments(run.hidden)
+            with torch.enable_grad(), observer.observing(batch) as run.observation:
+                run.output = hidden_of(stack.blocks[number](*args, **kwargs))
+            del args, kwargs
+        sources = ([run.hidden] if below else []) + run.observation.leaves
+        gradients = torch.autograd.grad(run.output, sources, gradient, allow_unused=True)
+        gradient = gradients[0] if below else None
+        run.observation.close()
+        del run, sources, gradients
+
+
+def _run_blocks(
+    model: nn.Module, stack: Stack, batch: Batch, observer: Observer, inputs_on: torch.device | None
+) -> tuple[list[_BlockRun], Any]:
+    """Forward, with the last block's graph: the runs of the blocks from the lowest on, and the last one's output."""
+    runs: list[_BlockRun] = []
+    outputs: list[Any] = []
+    final = len(stack.blocks) - 1
+    building = ExitStack()
+
+    def before(number: int) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            hidden = args[0] if args else kwargs.get("hidden_states")
+            if not isinstance(hidden, Tensor):
+                raise NotStreamableError(
+                    f"block {number} of {stack.name} is not called with a tensor first"
+                )
+            if number != len(outputs):
+                raise NotStreamableError(
+                    f"the blocks of {stack.name} are not called once each, in order"
+                )
+            if number and not _same(hidden, hidden_of(outputs[number - 1])):
+                raise NotStreamableError(
+                    f"the output of block {number - 1} of {stack.name} is changed before the next"
+                )
+            if number:
+                outputs[number - 1] = None
+            if number < stack.lowest:
+                return None
+            rest = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
+            run = _BlockRun(args[1:], rest, bool(args), hidden)
+            runs.append(run)
+            if number == final:  # its turn comes next: its graph can stay
+                run.hidden = hidden.detach().requires_grad_(number > stack.lowest)
+                building.enter_context(torch.enable_grad())
+                run.observation = building.enter_context(observer.observing(batch))
+                return run.arguments(run.hidden)
+            if inputs_on is not None:
+                run.hidden = hidden.to(inputs_on, non_blocking=True)
+            return None
+
+        return hook
+
+    def after(number: int) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            building.close()
+            if not isinstance(output, Tensor) and not (
+                isinstance(output, tuple) and isinstance(output[0], Tensor)
+            ):
+                raise NotStreamableError(
+                    f"block {number} of {stack.name} returns {type(output).__name__}"
+                )
+            outputs.append(output)
+            if number == final:
+                if runs:
+                    runs[-1].output = hidden_of(output)
+                raise _Stop
+
+        return hook
+
+    with torch.no_grad(), building, ExitStack() as hooks:
+        for number, block in enumerate(stack.blocks):
+            handle = block.register_forward_pre_hook(before(number), with_kwargs=True)
+            hooks.callback(handle.remove)
+            hooks.callback(block.register_forward_hook(after(number)).remove)
+        for name, module in observer.targets.items():
+            if not name.startswith(f"{stack.name}."):
+                handle = module.register_forward_pre_hook(_refuse(name))
+                hooks.callback(handle.remove)
+        try:
+            call(model, batch.inputs)
+        except _Stop:
+            return runs, outputs[-1]
+    raise NotStreamableError(f"the model does not call every block of {stack.name}")
+
+
+def _refuse(name: str) -> Any:
+    def hook(*_: Any) -> None:
+        raise NotStreamableError(f"the target {name} lies before the blocks")
+
+    return hook
+
+
+def _run_tail(
+    model: nn.Module,
+    stack: Stack,
+    batch: Batch,
+    objective: Objective,
+    observer: Observer,
+    last: Any,
+    top: Tensor,  # (B, …, d): the last block's output
+    logits_bytes: int,
+) -> Tensor | None:
+    """Norm, head and loss in pieces; the gradient at the last block's output, or None if no block needs it."""
+    wanted = stack.lowest < len(stack.blocks)
+    gradient = torch.zeros_like(top) if wanted else None
+    for start, stop, left, right in pieces(model, batch, top.shape[1], logits_bytes):
+        part = batch.rows(start, stop)
+        rows = top[start:stop].requires_grad_(wanted)
+        passed = (rows, *last[1:]) if isinstance(last, tuple) else rows
+        slicing = (
+            {}
+            if right is None
+            else {"logits_to_keep": torch.arange(left, right, device=top.device)}
+        )
+        with (
+            torch.enable_grad(),
+            bypassed(stack.blocks, passed),
+            observer.observing(part, left, right) as observation,
+        ):
+            output = call(model, part.inputs, **slicing)
+            end, at_end = objective.differentiate(output, part, start=left, stop=right)
+            del output
+        sources = ([rows] if wanted else []) + observation.leaves
+        if end.requires_grad:  # a custom loss does not where nothing in the piece counts
+            gradients = torch.autograd.grad(end, sources, at_end, allow_unused=True)
+            if gradient is not None and gradients[0] is not None:
+                gradient[start:stop] += gradients[0]
+        observation.close()
+    return gradient
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    if first.device != second.device:
+        return first.shape == second.shape  # moved between devices on the way
+    return first.data_ptr() == second.data_ptr() and first.shape == second.shape

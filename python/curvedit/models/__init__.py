@@ -1,0 +1,56 @@
+"""Models: calling them, their linear maps and their blocks, whether they are causal, and loading them."""
+
+from curvedit.models.blocks import Stack, bypassed, find_stack, hidden_of
+from curvedit.models.calling import (
+    accepts,
+    call,
+    default_logits_bytes,
+    device_of,
+    dtype_of,
+    frozen,
+    identity_of,
+    language_logits,
+    logits_of,
+    measuring,
+    pieces,
+    require_fits,
+    vocabulary_of,
+)
+from curvedit.models.causality import CausalityError, require_causal
+from curvedit.models.linear_maps import (
+    find_targets,
+    is_linear_map,
+    match_names,
+    weight_hash,
+    weight_of,
+)
+from curvedit.models.loading import load_model, load_tokenizer
+
+__all__ = [
+    "CausalityError",
+    "Stack",
+    "accepts",
+    "bypassed",
+    "call",
+    "default_logits_bytes",
+    "device_of",
+    "dtype_of",
+    "find_stack",
+    "find_targets",
+    "frozen",
+    "hidden_of",
+    "identity_of",
+    "is_linear_map",
+    "language_logits",
+    "load_model",
+    "load_tokenizer",
+    "logits_of",
+    "match_names",
+    "measuring",
+    "pieces",
+    "require_causal",
+    "require_fits",
+    "vocabulary_of",
+    "weight_hash",
+    "weight_of",
+]

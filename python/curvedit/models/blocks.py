@@ -1,0 +1,67 @@
+"""The stack of a model's blocks, found by structure: which modules they are, and how to pass them by.
+
+The stack is the outermost ``nn.ModuleList`` with most parameters; whether its members hand their output to the
+next unchanged is seen when they are called.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The blocks of a model, and the lowest one that has a target."""
+
+    name: str
+    blocks: Sequence[nn.Module]
+    lowest: int
+
+
+def find_stack(model: nn.Module, targets: Sequence[str]) -> Stack | None:
+    """The model's block list, or None if it has none or no target is at or above a block of it."""
+    candidates = {
+        name: sum(parameter.numel() for parameter in module.parameters())
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > 0
+    }
+    outer = [
+        name for name in candidates if not any(name.startswith(f"{other}.") for other in candidates)
+    ]
+    if not outer:
+        return None
+    name = max(outer, key=lambda candidate: candidates[candidate])
+    blocks = list(model.get_submodule(name).children())
+    inside = [
+        int(target[len(name) + 1 :].split(".")[0])
+        for target in targets
+        if target.startswith(f"{name}.")
+    ]
+    lowest = min(inside, default=len(blocks))
+    return Stack(name, blocks, lowest)
+
+
+def hidden_of(output: Any) -> Tensor:
+    """The hidden state in a block's output: itself, or a tuple's head."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+@contextmanager
+def bypassed(blocks: Sequence[nn.Module], passed: Any) -> Iterator[None]:
+    """Every block returns ``passed`` instead of running."""
+    missing = object()
+    saved = [block.__dict__.get("forward", missing) for block in blocks]
+    for block in blocks:
+        block.forward = lambda *_, **__: passed
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, saved, strict=True):
+            if forward is missing:
+                del block.forward
+            else:
+                block.forward = forward

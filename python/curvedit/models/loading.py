@@ -1,0 +1,74 @@
+"""Loading Hugging Face checkpoint directories for the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "reading a checkpoint directory needs transformers; pip install 'curvedit[hf]'"
+        ) from error
+    return transformers
+
+
+def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = None) -> nn.Module:
+    """The model of a checkpoint directory or hub name, of the class that its config names.
+
+    Args:
+        path: Directory written by ``save_pretrained``, or a hub name.
+        dtype: "auto" for the checkpoint's own, or "float32", "bfloat16", "float16".
+        device: "cpu", "cuda", …; None takes CUDA where there is one.
+
+    Raises:
+        FileNotFoundError: a path that looks local does not exist.
+        ValueError: the config names no class, or one that transformers does not have.
+    """
+    transformers = _transformers()
+    _require_present("model", path)
+    config = transformers.AutoConfig.from_pretrained(path)
+    names = getattr(config, "architectures", None) or []
+    architecture = getattr(transformers, names[0], None) if names else None
+    if architecture is None:
+        raise ValueError(
+            f"model: expected a config that names a transformers class in 'architectures', got {names} in {path}; "
+            "load the model in Python and call curvedit.fit on it"
+        )
+    model, info = architecture.from_pretrained(
+        path, dtype=dtype if dtype == "auto" else getattr(torch, dtype), output_loading_info=True
+    )
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(
+            f"model: {path} lacks {len(missing)} tensors of {names[0]}, for example {missing[0]!r}"
+        )
+    target = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    loaded: nn.Module = model.to(target).eval()
+    return loaded
+
+
+def load_tokenizer(path: str | Path) -> Any | None:
+    """The tokenizer of a checkpoint directory or hub name; None if a directory has none."""
+    directory = Path(path)
+    if (
+        directory.is_dir()
+        and not any(directory.glob("tokenizer*"))
+        and not any(directory.glob("vocab*"))
+    ):
+        return None
+    return _transformers().AutoTokenizer.from_pretrained(path)
+
+
+def _require_present(name: str, path: str | Path) -> None:
+    looks_local = (
+        isinstance(path, Path) or str(path).startswith((".", "/", "~")) or str(path).count("/") > 1
+    )
+    if looks_local and not (Path(path) / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{name}: expected a checkpoint directory with config.json, got {path}"
+        )

@@ -1,0 +1,224 @@
+"""The ops, their contracts and their backends: what each needs of the machine, and which arguments it takes."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvedit.kernels.contract import HALVES
+from curvedit.kernels.second_moment_accumulate_checks import require_second_moment
+from curvedit.kernels.staircase_limits_checks import require_spectra
+from curvedit.kernels.staircase_project_checks import require_mask, require_staircase
+from curvedit.kernels.syrk_accumulate_checks import require_pair, require_syrk
+
+try:
+    from curvedit import _C
+except ImportError as error:
+    if "_C" not in str(error):
+        raise
+    raise ImportError(
+        f"{error}; the compiled part is missing: build it with pip install ."
+    ) from error
+
+
+def _nothing(*_: Any) -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One implementation of an op: a function of the op's name in a module that is imported when first used."""
+
+    name: str
+    module: str
+    unavailable: Callable[[torch.device], str] = (
+        _nothing  # why it cannot run on a device at all, or ""
+    )
+    refuses: Callable[..., str] = _nothing  # why it does not take these arguments of the op, or ""
+    variant: Callable[..., str] = (
+        _nothing  # the instruction set that the op's arguments run on, or ""
+    )
+    by_name_only: str = ""  # why an unforced choice passes it over, or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """An op: its contract, and its backends, fastest first."""
+
+    check: Callable[..., None]  # takes the op's arguments and values=, whether they are read
+    backends: tuple[Backend, ...]
+
+
+def _off_cpu(device: torch.device) -> str:
+    return "" if device.type == "cpu" else f"needs CPU tensors, got {device}"
+
+
+def _off_triton(device: torch.device) -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "needs the triton package, which is not installed"
+    if device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
+        return ""
+    return f"needs CUDA tensors (or TRITON_INTERPRET=1), got {device}"
+
+
+def _off_cuda(device: torch.device) -> str:
+    if device.type != "cuda":
+        return f"needs CUDA tensors, got {device}"
+    if not _C.cuda_architectures():
+        return "is not in this build: nvcc was not found"
+    if not torch.cuda.is_available():
+        return "needs a GPU that torch can use"
+    major, minor = torch.cuda.get_device_capability(device)
+    return "" if major >= 8 else f"needs compute capability 8.0 or more, got {major}.{minor}"
+
+
+def _off_hopper(device: torch.device) -> str:
+    why = _off_cuda(device)
+    if why:
+        return why
+    major, minor = torch.cuda.get_device_capability(device)
+    return "" if (major, minor) == (9, 0) else f"needs compute capability 9.0, got {major}.{minor}"
+
+
+def _not_half(x: Tensor) -> str:
+    return "" if x.dtype in HALVES else f"takes bfloat16 or float16, got {x.dtype}"
+
+
+def _not_float32(name: str, x: Tensor) -> str:
+    return "" if x.dtype == torch.float32 else f"takes float32 {name}, got {x.dtype}"
+
+
+def _cuda_syrk(_: Tensor, x: Tensor, *__: Any) -> str:
+    return _not_half(x)
+
+
+def _cuda_pair(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
+    return _not_half(x)
+
+
+def _wgmma(_: Tensor, x: Tensor, weight: Tensor | None = None, *__: Any) -> str:
+    if x.dtype not in HALVES:
+        return _not_half(x)
+    if weight is not None:
+        return "takes no weights"
+    if x.stride(1) != 1 or x.shape[1] % 8 or x.stride(0) % 8 or x.data_ptr() % 16:
+        return "takes rows that lie in whole 16 bytes"
+    return "" if x.shape[0] < 1 << 31 else "takes fewer than 2^31 tokens"
+
+
+def _reference_syrk(_: Tensor, x: Tensor, *__: Any) -> str:
+    return _not_float32("input, in whose precision it multiplies", x)
+
+
+def _reference_pair(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
+    return _reference_syrk(_, x)
+
+
+def _triton_bases(_: Tensor, u_out: Tensor, *__: Any) -> str:
+    return _not_float32("bases", u_out)
+
+
+def _reference_bases(w: Tensor, u_out: Tensor, *_: Any) -> str:
+    return (
+        ""
+        if w.dtype == u_out.dtype
+        else f"takes a weight of the bases' dtype, got {w.dtype} and {u_out.dtype}"
+    )
+
+
+def _syrk_instructions(_: Tensor, x: Tensor, *__: Any) -> str:
+    """The matrix unit multiplies bfloat16 only."""
+    return next(
+        name for name in _C.syrk_instruction_sets() if name != "amx" or x.dtype == torch.bfloat16
+    )
+
+
+def _pair_instructions(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
+    return _syrk_instructions(_, x)
+
+
+def _moment_instructions(*_: Any) -> str:
+    return _C.second_moment_instruction_sets()[0]
+
+
+_UNMEASURED = "is not yet measured on any GPU; ask for it by name"
+_CPU, _CUDA, _KERNELS = "curvedit.ops.cpu", "curvedit.ops.cuda", "curvedit.kernels"
+
+
+def _projections(check: Callable[..., None]) -> Op:
+    stem = f"{_KERNELS}.staircase_project"
+    return Op(
+        check,
+        (
+            Backend(
+                "triton", f"{stem}_triton", _off_triton, _triton_bases, by_name_only=_UNMEASURED
+            ),
+            Backend("torch", f"{stem}_torch"),
+            Backend("reference", f"{stem}_ref", refuses=_reference_bases),
+        ),
+    )
+
+
+TABLE: dict[str, Op] = {
+    "syrk_accumulate": Op(
+        require_syrk,
+        (
+            Backend("cpp", _CPU, _off_cpu, variant=_syrk_instructions),
+            Backend("cuda", _CUDA, _off_cuda, _cuda_syrk, by_name_only=_UNMEASURED),
+            Backend(
+                "wgmma", "curvedit.ops.cuda_wgmma", _off_hopper, _wgmma, by_name_only=_UNMEASURED
+            ),
+            Backend(
+                "triton",
+                f"{_KERNELS}.syrk_accumulate_triton",
+                _off_triton,
+                by_name_only=_UNMEASURED,
+            ),
+            Backend("torch", f"{_KERNELS}.syrk_accumulate_torch"),
+            Backend("reference", f"{_KERNELS}.syrk_accumulate_ref", refuses=_reference_syrk),
+        ),
+    ),
+    "syrk_accumulate_pair": Op(
+        require_pair,
+        (
+            Backend("cpp", _CPU, _off_cpu, variant=_pair_instructions),
+            Backend("cuda", _CUDA, _off_cuda, _cuda_pair, by_name_only=_UNMEASURED),
+            Backend(
+                "triton",
+                f"{_KERNELS}.syrk_accumulate_triton",
+                _off_triton,
+                by_name_only=_UNMEASURED,
+            ),
+            Backend("torch", f"{_KERNELS}.syrk_accumulate_torch"),
+            Backend("reference", f"{_KERNELS}.syrk_accumulate_ref", refuses=_reference_pair),
+        ),
+    ),
+    "second_moment_accumulate": Op(
+        require_second_moment,
+        (
+            Backend("cpp", _CPU, _off_cpu, variant=_moment_instructions),
+            Backend(
+                "triton",
+                f"{_KERNELS}.second_moment_accumulate_triton",
+                _off_triton,
+                by_name_only=_UNMEASURED,
+            ),
+            Backend("torch", f"{_KERNELS}.second_moment_accumulate_torch"),
+            Backend(
+                "reference", f"{_KERNELS}.second_moment_accumulate_ref", refuses=_reference_syrk
+            ),
+        ),
+    ),
+    "staircase_limits": Op(
+        require_spectra,
+        (Backend("cpp", _CPU, _off_cpu), Backend("reference", f"{_KERNELS}.staircase_limits_ref")),
+    ),
+    "staircase_project": _projections(require_staircase),
+    "staircase_rotate": _projections(require_staircase),
+    "staircase_restore": _projections(require_staircase),
+    "masked_project": _projections(require_mask),
+}

@@ -1,0 +1,249 @@
+"""Stage 3, project: weights and a Selection become edited weights."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from curvedit.models import is_linear_map, weight_of
+from curvedit.projection.checkpoint_directory import edit_checkpoint
+from curvedit.projection.weight import (
+    TargetEdit,
+    edit_weight,
+    require_fitted,
+    require_scale,
+    rotate_once,
+)
+from curvedit.selection import Selection, TargetSelection
+
+
+@dataclass
+class Edit:
+    """What ``project`` did; in memory it can be undone, bit for bit.
+
+    As a context manager it is undone at the end of the block.
+    """
+
+    targets: dict[str, TargetEdit]
+    seconds: float
+    out: Path | None = None  # the edited checkpoint directory, or None for an edit in memory
+    _originals: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+
+    def undo(self) -> None:
+        """Restore the weights as they were.
+
+        Raises:
+            RuntimeError: there is nothing to restore: already undone, or written to a directory.
+        """
+        if not self._originals:
+            raise RuntimeError(
+                "undo: nothing to restore; the edit was undone before or written to a directory"
+            )
+        _restore(self._originals)
+
+    def __enter__(self) -> "Edit":
+        """The edit itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Undo it, unless that was done."""
+        if self._originals:
+            self.undo()
+
+
+def project(
+    model: nn.Module | str | Path,
+    selection: Selection,
+    *,
+    out: str | Path | None = None,
+    removed_scale: float = 0.0,
+    backend: str | None = None,
+) -> Edit:
+    """Project weights onto the selected components: ``W' = U_G (C * M) U_A^T`` with ``C = U_G^T W U_A``.
+
+    A module is edited in place. A checkpoint directory is streamed, shard by shard, to the new
+    directory ``out``; only targeted tensors are read and rewritten, every other byte is copied.
+
+    Args:
+        model: A module, or the path of a directory with safetensors.
+        selection: What ``rank`` returned for this model.
+        out: The new directory; with a directory as ``model`` only.
+        removed_scale: The removed part times this is kept: 0 deletes it, 1 changes nothing.
+        backend: Of ``staircase_project``; None lets ``ops`` choose.
+
+    Returns:
+        The edit: per target the kept share, the relative change and the backend; ``undo()``.
+
+    Raises:
+        ValueError: a target is missing, is not the weight the factors were fitted on, is tied to
+            another parameter or not finite; or an argument is out of range. Nothing was changed.
+        FileExistsError: ``out`` has content.
+        OSError: ``out`` cannot be written; nothing is left under its name.
+
+    Source:
+        Merullo et al., arXiv:2510.24256, section 5.
+    """
+    scale = require_scale(removed_scale)
+    start = time.perf_counter()
+    if not isinstance(model, nn.Module):
+        if out is None:
+            raise ValueError("out: expected a new directory for an edited checkpoint, got None")
+        (targets,) = edit_checkpoint(Path(model), [(Path(out), selection)], scale, backend)
+        return Edit(targets, time.perf_counter() - start, Path(out))
+    if out is not None:
+        raise ValueError(
+            "out: a module is edited in place; call its save_pretrained(out) afterwards"
+        )
+    return _edit(_checked(model, selection.targets), selection, scale, backend, {})
+
+
+def project_each(
+    model: nn.Module | str | Path,
+    selections: Sequence[Selection],
+    *,
+    out: Sequence[str | Path] | None = None,
+    removed_scale: float = 0.0,
+    backend: str | None = None,
+) -> Iterator[Edit]:
+    """``project`` with each of several selections, as of a sweep over ``keep_mass``, sharing the work.
+
+    Bases are placed and weights rotated into them once; each selection then costs a rotation back.
+
+    Args:
+        model: A module, edited in place with one selection at a time; or a checkpoint directory.
+        selections: Of one criterion, from the same factors.
+        out: One new directory for each selection; with a directory as ``model`` only.
+        removed_scale: As for ``project``.
+        backend: As for ``project``.
+
+    Returns:
+        The edits, in order. A module bears each until the next is asked for, and its own weights at
+        the end; it needs one float32 copy of the targeted weights meanwhile. Directories are all
+        written, or none, before this returns.
+
+    Raises:
+        ValueError: as ``project``; or the selections differ in criterion or factors, or ``out`` in number.
+        FileExistsError: one of ``out`` has content.
+        OSError: one cannot be written; nothing is left under any name.
+    """
+    scale = require_scale(removed_scale)
+    kinds = {
+        (each.recipe.get("criterion"), json.dumps(each.recipe.get("factors")))
+        for each in selections
+    }
+    if len(kinds) > 1:
+        raise ValueError(
+            "selections: expected one criterion and the same factors, got "
+            f"{sorted({str(criterion) for criterion, _ in kinds})} from {len({made for _, made in kinds})} factors"
+        )
+    if isinstance(model, nn.Module):
+        if out is not None:
+            raise ValueError(
+                "out: a module is edited in place; call its save_pretrained(out) in the loop"
+            )
+        union = {name: target for selection in selections for name, target in selection.items()}
+        return _edit_each(_checked(model, union), list(selections), scale, backend)
+    if out is None or len(out) != len(selections):
+        raise ValueError(
+            f"out: expected {len(selections)} new directories, one for each selection, got {len(out or [])}"
+        )
+    if len({Path(directory).resolve() for directory in out}) < len(out):
+        raise ValueError(
+            f"out: expected different directories, got {[str(directory) for directory in out]}"
+        )
+    start = time.perf_counter()
+    pairs = [
+        (Path(directory), selection) for directory, selection in zip(out, selections, strict=True)
+    ]
+    written = edit_checkpoint(Path(model), pairs, scale, backend)
+    seconds = (time.perf_counter() - start) / max(1, len(pairs))
+    return iter(
+        [Edit(targets, seconds, place) for targets, (place, _) in zip(written, pairs, strict=True)]
+    )
+
+
+def _edit_each(
+    modules: dict[str, nn.Module], selections: list[Selection], scale: float, backend: str | None
+) -> Iterator[Edit]:
+    components: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, module in modules.items():
+            rotated = rotate_once(name, weight_of(module), selections, backend)
+            if rotated is not None:
+                components[name] = rotated
+    for selection in selections:
+        with _edit(modules, selection, scale, backend, components) as edit:
+            yield edit
+
+
+def _edit(
+    modules: dict[str, nn.Module],
+    selection: Selection,
+    scale: float,
+    backend: str | None,
+    components: dict[str, Tensor],
+) -> Edit:
+    start = time.perf_counter()
+    edited: dict[str, TargetEdit] = {}
+    with _restored_on_error() as originals:
+        for name in selection:
+            weight = weight_of(modules[name])
+            new, edited[name] = edit_weight(
+                name, weight, selection, scale, backend, components.get(name)
+            )
+            originals.append((weight, weight.to("cpu", copy=True)))
+            weight.copy_(new)
+    return Edit(edited, time.perf_counter() - start, None, originals)
+
+
+def _checked(model: nn.Module, targets: Mapping[str, TargetSelection]) -> dict[str, nn.Module]:
+    """The modules of the targets, each of them one that may be edited."""
+    modules = dict(model.named_modules())
+    owners: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        pointer = parameter.data_ptr()
+        first = owners.setdefault(pointer, name)
+        for tied, edited in ((first, name), (name, first)):
+            if edited.removesuffix(".weight") in targets and tied != edited:
+                raise ValueError(
+                    f"model: {edited!r} is tied to {tied!r}, and editing one would change both; untie them, "
+                    "or leave the target out"
+                )
+    for name, target in targets.items():
+        module = modules.get(name)
+        if module is None or not is_linear_map(module):
+            got = "none of that name" if module is None else type(module).__name__
+            raise ValueError(
+                f"model: expected a linear map {name!r}, as the selection has, got {got}"
+            )
+        require_fitted(name, weight_of(module), target)
+    return {name: modules[name] for name in targets}
+
+
+@contextmanager
+def _restored_on_error() -> Iterator[list[tuple[Tensor, Tensor]]]:
+    originals: list[tuple[Tensor, Tensor]] = []
+    try:
+        with torch.no_grad():
+            yield originals
+    except BaseException:
+        _restore(originals)
+        raise
+
+
+def _restore(originals: list[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        while originals:
+            weight, original = originals.pop()
+            weight.copy_(original)

@@ -1,0 +1,142 @@
+"""The edit of one weight: what both forms of ``project``, in memory and by file, apply."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvedit import ops
+from curvedit.checks import require_finite, require_shape
+from curvedit.models import weight_hash
+from curvedit.selection import Selection, TargetSelection
+
+
+@dataclass(frozen=True)
+class TargetEdit:
+    """What happened to one weight."""
+
+    kept_share: float  # of components
+    change: float  # |W' - W| / |W|, Frobenius
+    backend: str
+    sha256_before: str
+    sha256_after: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The edit as in ``curvedit.json``."""
+        return {
+            "kept": self.kept_share,
+            "change": self.change,
+            "backend": self.backend,
+            "sha256_before": self.sha256_before,
+            "sha256_after": self.sha256_after,
+        }
+
+
+def require_scale(removed_scale: float) -> float:
+    """Return the scale of the removed part; raise ``ValueError`` unless it is finite."""
+    if not math.isfinite(removed_scale):
+        raise ValueError(
+            f"removed_scale: expected a finite number (0 deletes, 1 is the identity), got {removed_scale}"
+        )
+    return float(removed_scale)
+
+
+def require_fitted(name: str, weight: Tensor, target: TargetSelection) -> None:
+    """Refuse a weight ``(d_out, d_in)`` that is not the one the target was fitted on.
+
+    Raises:
+        ValueError: shape or hash differ, or the weight is not finite.
+    """
+    require_shape(f"model: the weight of {name!r}", weight, target.shape)
+    require_finite(f"model: the weight of {name!r}", weight)
+    if target.weight_sha256 and not is_fitted(weight, target):
+        raise ValueError(
+            f"model: the weight of {name!r} is not the one the factors were fitted on "
+            "(another model, or already edited); use the factors' own model, or fit again"
+        )
+
+
+def is_fitted(weight: Tensor, target: TargetSelection) -> bool:
+    """Whether a weight, cast to the dtype it was fitted in, has the target's hash."""
+    dtype = getattr(torch, target.weight_dtype.removeprefix("torch."), weight.dtype)
+    return weight_hash(weight.to(dtype)) == target.weight_sha256
+
+
+def rotate_once(
+    name: str,
+    weight: Tensor,  # (d_out, d_in)
+    selections: Sequence[Selection],
+    backend: str | None,
+) -> Tensor | None:
+    """The components of one target that several selections need, or None where nothing is shared.
+
+    A staircase that keeps most is left out: its complement is cheaper to rotate.
+    """
+    among = [selection for selection in selections if name in selection]
+    shared = [
+        limits for selection in among if (limits := _shared_limits(selection[name])) is not None
+    ]
+    if len(shared) < 2:
+        return None
+    out, inputs = _bases(among[0], name, weight)
+    most = torch.stack(shared).amax(dim=0).to(weight.device)
+    components: Tensor = ops.call("staircase_rotate", weight, out, inputs, most, backend=backend)
+    return components
+
+
+def edit_weight(
+    name: str,
+    weight: Tensor,  # (d_out, d_in)
+    selection: Selection,
+    removed_scale: float,
+    backend: str | None,
+    components: Tensor | None = None,
+) -> tuple[Tensor, TargetEdit]:
+    """The edited weight of one target, ``kept + removed_scale * removed``, in the weight's dtype.
+
+    Computed in float32 and rounded to nearest at the end (Merullo et al., arXiv:2510.24256,
+    section 5). A selection that keeps everything, and the scale 1, return the weight's own values.
+    ``components`` are what :func:`rotate_once` returned for selections this one is among.
+    """
+    target, before = selection[name], weight_hash(weight)
+    if target.keeps_all or removed_scale == 1.0:
+        return weight.clone(), TargetEdit(target.kept_share, 0.0, "none", before, before)
+    out, inputs = _bases(selection, name, weight)
+    if target.limits is None:
+        if target.mask is None:
+            raise ValueError(f"selection of {name}: expected limits or a mask, got neither")
+        op, arguments = "masked_project", (weight, out, inputs, target.mask.to(weight.device))
+    elif components is not None and _shared_limits(target) is not None:
+        op, arguments = (
+            "staircase_restore",
+            (components, out, inputs, target.limits.to(weight.device)),
+        )
+    else:
+        op, arguments = "staircase_project", (weight, out, inputs, target.limits.to(weight.device))
+    project = ops.choose(op, *arguments, backend=backend)
+    kept: Tensor = project(*arguments)
+    if removed_scale:
+        kept = kept.lerp_(weight.float(), removed_scale)
+    edited = kept.to(weight.dtype)
+    change = float((edited.float() - weight.float()).norm() / weight.float().norm())
+    return edited, TargetEdit(target.kept_share, change, project.label, before, weight_hash(edited))
+
+
+def _shared_limits(target: TargetSelection) -> Tensor | None:
+    """The limits of a staircase that keeps at most half; None for any other selection."""
+    return (
+        target.limits
+        if target.limits is not None and 2 * target.kept <= target.shape[0] * target.shape[1]
+        else None
+    )
+
+
+def _bases(selection: Selection, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvectors beside the weight."""
+    out, inputs = selection.bases(name, weight)
+    return out.vectors.to(weight.device, torch.float32), inputs.vectors.to(
+        weight.device, torch.float32
+    )

@@ -1,0 +1,22 @@
+"""Curvature ``lambda_i mu_j``, by the plain factors (the paper) or by the norm-weighted ones.
+
+Source: Merullo et al., arXiv:2510.24256, section 5.
+"""
+
+from functools import partial
+
+from curvedit.ranking.criteria.criterion import Criterion, Request, no_curvature
+from curvedit.ranking.thresholds import ProductScores
+from curvedit.selection import Kinds
+
+
+def _scores(kinds: Kinds, request: Request) -> ProductScores:
+    lam, mu = (request.factors.basis(kind, request.name).values for kind in kinds)
+    if not float(lam.sum()) * float(mu.sum()) > 0.0:
+        raise no_curvature(request.name)
+    return ProductScores(lam, mu)
+
+
+_PLAIN, _WEIGHTED = ("G", "A"), ("G_w", "A_w")
+CURVATURE = Criterion("curvature", _PLAIN, partial(_scores, _PLAIN))
+WEIGHTED = Criterion("weighted", _WEIGHTED, partial(_scores, _WEIGHTED))

@@ -1,0 +1,242 @@
+"""Which weight components are kept: the value that ``rank`` returns and ``project`` takes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvedit.factors import Basis, Factors, singular_bases
+from curvedit.selection.directory import (
+    StoredSelection,
+    read_directory,
+    reporting_damage,
+    write_directory,
+)
+
+Kinds = tuple[
+    str, str
+]  # of the output and the input factor, ("G", "A"), in whose bases components are selected
+_FACTS = ("threshold", "kept", "mass", "weight_sha256", "weight_dtype")
+_PARTS = ("limits", "mask", "values_out", "values_in")
+
+
+@dataclass(frozen=True, eq=False)
+class TargetSelection:
+    """The kept components of one linear map ``W (d_out, d_in)``.
+
+    Component ``(i, j)`` is the weight's coefficient on output eigenvector ``i`` and input
+    eigenvector ``j``. Either ``limits`` holds the staircase (output eigenvector ``i`` keeps input
+    eigenvectors ``0 … limits[i] - 1``, non-increasing) or ``mask`` holds a packed bit mask.
+    """
+
+    name: str
+    shape: tuple[int, int]  # (d_out, d_in)
+    limits: Tensor | None  # (d_out,) int32
+    mask: Tensor | None  # (d_out, ceil(d_in / 8)) uint8, as numpy.packbits packs rows
+    threshold: float  # the smallest kept score; curvature units for "curvature"
+    kept: int  # number of kept components
+    mass: float  # share of the total score in fact kept
+    weight_sha256: str  # of the weight the factors were fitted on
+    weight_dtype: str  # its dtype, "torch.bfloat16"
+    values_out: Tensor | None = field(repr=False)  # (d_out,) float64 eigenvalues
+    values_in: Tensor | None = field(
+        repr=False
+    )  # (d_in,); both None where scores are no products of them
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both keep the same components of the same weight."""
+        if not isinstance(other, TargetSelection):
+            return NotImplemented
+        return self._facts() == other._facts() and all(
+            one is two if one is None or two is None else torch.equal(one, two)
+            for one, two in ((self.limits, other.limits), (self.mask, other.mask))
+        )
+
+    def __hash__(self) -> int:
+        """By what is compared, but for the components themselves."""
+        return hash(self._facts())
+
+    def _facts(self) -> tuple[Any, ...]:
+        return self.name, self.shape, *(getattr(self, fact) for fact in _FACTS)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every component is kept, so that the weight stays as it is."""
+        return self.kept == self.shape[0] * self.shape[1]
+
+    @property
+    def kept_share(self) -> float:
+        """Share of the components that is kept."""
+        return self.kept / (self.shape[0] * self.shape[1])
+
+    def dense_mask(self) -> Tensor:
+        """The kept components as a bool tensor ``(d_out, d_in)``; for tests and small matrices."""
+        rows, columns = self.shape
+        if self.limits is not None:
+            return torch.arange(columns)[None, :] < self.limits.cpu()[:, None]
+        if self.mask is None:
+            raise ValueError(f"selection of {self.name}: expected limits or a mask, got neither")
+        shifts = torch.arange(7, -1, -1, dtype=torch.uint8)
+        return ((self.mask.cpu()[:, :, None] >> shifts) & 1).reshape(rows, -1)[:, :columns].bool()
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the tensors, as in ``selection.json``."""
+        return {"shape": self.shape, **{fact: getattr(self, fact) for fact in _FACTS}}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors, by the names of their fields."""
+        return {part: value for part in _PARTS if (value := getattr(self, part)) is not None}
+
+    @classmethod
+    def from_json(
+        cls, name: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> "TargetSelection":
+        """The inverse of :meth:`to_json` and :meth:`tensors`.
+
+        Raises:
+            KeyError: something is missing.
+            ValueError: the limits do not fit the shape.
+        """
+        rows, columns = entry["shape"]
+        limits = tensors.get("limits")
+        if limits is not None and (limits.shape != (rows,) or limits.dtype != torch.int32):
+            raise ValueError(
+                f"selection: the limits of {name!r} do not fit its shape {(rows, columns)}; run rank again"
+            )
+        return cls(
+            name=name,
+            shape=(rows, columns),
+            limits=limits,
+            mask=tensors.get("mask"),
+            threshold=entry["threshold"],
+            kept=entry["kept"],
+            mass=entry["mass"],
+            weight_sha256=entry["weight_sha256"],
+            weight_dtype=entry["weight_dtype"],
+            values_out=tensors.get("values_out"),
+            values_in=tensors.get("values_in"),
+        )
+
+
+@dataclass(frozen=True)
+class Selection(Mapping[str, TargetSelection]):
+    """The kept components of every target, how they were chosen, and the factors whose bases they refer to."""
+
+    targets: dict[str, TargetSelection]
+    recipe: Mapping[str, Any]  # criterion, keep_mass, scope, factors' identity
+    factors: Factors | None = field(default=None, repr=False, compare=False)
+    kinds: Kinds | None = None  # None for components in the weight's own singular vectors
+
+    def __getitem__(self, name: str) -> TargetSelection:
+        """The selection of one target."""
+        if name not in self.targets:
+            raise KeyError(
+                f"target {name!r} is not in the selection, which has {sorted(self.targets)}"
+            )
+        return self.targets[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Target names."""
+        return iter(self.targets)
+
+    def __len__(self) -> int:
+        """Number of targets."""
+        return len(self.targets)
+
+    def bases(self, name: str, weight: Tensor) -> tuple[Basis, Basis]:
+        """The output and the input basis of one target's components.
+
+        Args:
+            name: The target.
+            weight: ``(d_out, d_in)``; read where the bases are its own singular vectors.
+
+        Raises:
+            ValueError: the selection has no factors, or their bases are not those it was made from.
+        """
+        if self.kinds is None:
+            return singular_bases(weight)
+        if self.factors is None:
+            raise ValueError("selection: expected one with the factors it was made from, got none")
+        target = self[name]
+        out, inputs = (self.factors.basis(kind, name) for kind in self.kinds)
+        for side, basis, values in (
+            ("output", out, target.values_out),
+            ("input", inputs, target.values_in),
+        ):
+            if values is not None and not torch.equal(values, basis.values):
+                raise ValueError(
+                    f"selection of {name}: its {side} basis is not the one it was made from "
+                    "(another factor's, or decomposed again); run rank again"
+                )
+        return out, inputs
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the selection beside a reference to its factor directory.
+
+        Raises:
+            ValueError: the factors were never saved, or the selection has none.
+            FileExistsError: the directory has content.
+            OSError: it cannot be written; nothing is left under its name.
+        """
+        if self.factors is None:
+            raise ValueError("selection: expected one with the factors it was made from, got none")
+        entries = {
+            name: {
+                **target.to_json(),
+                "certificates": {
+                    kind: dict(self.factors.certificate(kind, name)) for kind in self.kinds or ()
+                },
+            }
+            for name, target in self.items()
+        }
+        tensors = {
+            f"{part}/{name}": value
+            for name, target in self.items()
+            for part, value in target.tensors().items()
+        }
+        directory = Path(directory).absolute()
+        write_directory(directory, StoredSelection(self.recipe, entries, tensors, self.factors))
+        return directory
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "Selection":
+        """Read a selection; its bases are read from the factor directory when they are used.
+
+        Raises:
+            FileNotFoundError: it is no selection, or the factor directory is gone.
+            ValueError: it is damaged, or the factor directory is not the one it was made from.
+        """
+        directory = Path(directory).absolute()
+        stored = read_directory(directory)
+        with reporting_damage(directory):
+            targets = {}
+            for name, entry in stored.targets.items():
+                tensors = {
+                    part: stored.tensors[key]
+                    for part in _PARTS
+                    if (key := f"{part}/{name}") in stored.tensors
+                }
+                targets[name] = TargetSelection.from_json(name, entry, tensors)
+            return cls(targets, stored.recipe, stored.factors, _kinds_of(stored))
+
+
+def save_selection(selection: Selection, directory: str | Path, factors: Factors) -> Path:
+    """As ``selection.save(directory)``, with a reference to the directory of these factors."""
+    return replace(selection, factors=factors).save(directory)
+
+
+def load_selection(directory: str | Path) -> Selection:
+    """As ``Selection.load(directory)``."""
+    return Selection.load(directory)
+
+
+def _kinds_of(stored: StoredSelection) -> Kinds | None:
+    """The kinds of factors that its certificates are of; None for none."""
+    for entry in stored.targets.values():
+        if entry["certificates"]:
+            output, inputs = entry["certificates"]
+            return output, inputs
+    return None
