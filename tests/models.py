@@ -4,6 +4,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from curvedit import Passages
+
 VOCABULARY = 97
 
 
@@ -110,3 +112,18 @@ def ragged_batches(kind: str, *, sizes: tuple[int, ...] = (3, 3)) -> list[dict[s
     labels[0, 4:7] = -100
     parts = zip(ids.split(sizes), mask.split(sizes), labels.split(sizes), strict=True)
     return [{"input_ids": i, "attention_mask": m, "labels": y} for i, m, y in parts]
+
+
+def draw(count: int, *, seed: int = 5) -> list[int]:
+    """Token ids that are not special."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, VOCABULARY, (count,), generator=generator).tolist()
+
+
+def ragged_passages() -> Passages:
+    """Prefixes and suffixes of many lengths; ids that no two passages share by accident."""
+    lengths = [(3, 4), (9, 2), (1, 5), (14, 3), (6, 4), (3, 1), (11, 5)]
+    return Passages(
+        [draw(prefix, seed=10 + i) for i, (prefix, _) in enumerate(lengths)],
+        [draw(suffix, seed=50 + i) for i, (_, suffix) in enumerate(lengths)],
+    )

@@ -13,8 +13,8 @@ import torch
 import curvedit
 from curvedit import Factors, Passages, Report, Suite, evaluate
 from curvedit.report import Metric, Metrics
-from curvedit.selection import TargetSummary, summarise_selection
 from curvedit.report.svg import Axis
+from curvedit.selection import TargetSummary, summarise_selection
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 

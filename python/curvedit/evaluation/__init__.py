@@ -1,14 +1,34 @@
-"""Stage 4, evaluate: a model and a Suite become a Report of what was forgotten and what was kept."""
+"""Stage 4, evaluate: a model and a Suite become a Report of what was forgotten and what was kept.
 
+The measures: one file for each. A new one is a file here and a row below.
+"""
+
+from curvedit.evaluation.accuracy import Accuracy
 from curvedit.evaluation.decoding import greedy_continuations, recites
+from curvedit.evaluation.measure import Measure, Run
+from curvedit.evaluation.ndcg import NDCG
+from curvedit.evaluation.passages import Passages
+from curvedit.evaluation.perplexity import Perplexity
+from curvedit.evaluation.recitation import Recitation
 from curvedit.evaluation.stage import evaluate
-from curvedit.evaluation.suite import Passages, Suite
+from curvedit.evaluation.suite import Suite
+from curvedit.evaluation.text import TextMeasure
 from curvedit.models import CausalityError
+from curvedit.report import Meaning, Metric
 
 __all__ = [
+    "NDCG",
+    "Accuracy",
     "CausalityError",
+    "Meaning",
+    "Measure",
+    "Metric",
     "Passages",
+    "Perplexity",
+    "Recitation",
+    "Run",
     "Suite",
+    "TextMeasure",
     "evaluate",
     "greedy_continuations",
     "recites",

@@ -1,8 +1,9 @@
-"""Accuracy of a classifier on a labelled split."""
+"""Accuracy of a classifier on labelled splits."""
 
 import hashlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,16 +11,71 @@ import torch
 from torch import Tensor, nn
 
 from curvedit.data import Batch, read_batch
+from curvedit.evaluation.inputs import require_rereadable
+from curvedit.evaluation.measure import Measure, Run
 from curvedit.models import call, device_of, logits_of
+from curvedit.report import Meaning, Metric
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracy(Measure):
+    """``accuracy: NAME`` for each split: the share of samples classified as labelled.
+
+    Args:
+        splits: Name to labelled batches, which are mappings with ``labels`` or pairs
+            ``(inputs, labels)``; a re-iterable, such as a list.
+
+    Raises:
+        ValueError: there are no splits, or one is empty.
+        TypeError: a split can be read only once.
+    """
+
+    splits: Mapping[str, Iterable[Any]] = field(repr=False)
+
+    meanings: ClassVar[Mapping[str, Meaning]] = {
+        "accuracy: {}": Meaning(
+            "Accuracy, {}",
+            "share",
+            "",
+            "samples of the split {!r} classified as labelled",
+            units="split {}",
+        )
+    }
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.splits, Mapping):
+            raise TypeError(
+                "splits: expected a mapping from name to labelled batches, "
+                f"got {type(self.splits).__name__}"
+            )
+        if not self.splits:
+            raise ValueError("splits: expected at least one split, got none")
+        for name, batches in self.splits.items():
+            require_rereadable(f"splits[{name!r}]", batches)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """One key per split."""
+        return tuple(f"accuracy: {name}" for name in self.splits)
+
+    def measure(self, model: nn.Module, run: Run) -> dict[str, Metric]:
+        """Classify the samples of every split."""
+        found = {}
+        for name, batches in self.splits.items():
+            right, sha256 = measure_split(model, batches, name=name)
+            run.identify(f"split {name}", sha256, {"samples": len(right)})
+            found[f"accuracy: {name}"] = run.interval(right)
+        return found
 
 
 def measure_split(
     model: nn.Module, batches: Iterable[Any], *, name: str
 ) -> tuple[npt.NDArray[np.bool_], str]:
-    """Which samples are classified as labelled, and a hash of the samples in any order.
+    """Which samples are classified as labelled, and a hash that ignores the samples' order.
 
     Args:
-        model: A classifier in evaluation mode; logits (B, classes), as ``.logits`` or a tensor.
+        model: A classifier in evaluation mode that returns logits (B, classes), as a tensor or
+            as ``.logits``.
         batches: Mappings of inputs with ``labels`` (B,), or pairs ``(inputs, labels)``.
         name: The split's name, for messages.
 
@@ -66,7 +122,7 @@ def _labels(batch: Batch, logits: Tensor, where: str) -> Tensor:
 
 
 def _hash(batch: Batch, labels: Tensor) -> int:
-    """Sum of the samples' hashes: the same whatever their order and batching."""
+    """Sum of the samples' hashes, which depends neither on their order nor on the batching."""
     values = batch.inputs.values() if isinstance(batch.inputs, dict) else batch.inputs
     columns = [
         value.cpu()

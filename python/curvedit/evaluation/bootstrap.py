@@ -21,14 +21,14 @@ def ratio(
     """``sum(numerator) / sum(denominator)`` with its 95 % percentile bootstrap interval.
 
     The units (passages, windows, images) are drawn with replacement. Where all units are equal,
-    as when nothing or everything is recited, the interval is a point: the sample shows no spread,
-    which bounds the true value only up to about ``3 / n``.
+    for example because every passage is recited, the interval is a point: the sample shows no
+    spread, which still leaves the true value uncertain by about ``3 / n``.
 
     Args:
         numerator: One value per unit.
         denominator: One weight per unit.
         resamples: Number of bootstrap samples.
-        seed: Of the resampling; nothing global is seeded.
+        seed: Seeds the resampling; no global generator is touched.
 
     Source:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
@@ -45,8 +45,8 @@ def ratio(
 def _resampled(units: Array, resamples: int, generator: np.random.Generator) -> Array:
     """Sums over bootstrap samples, (resamples, 2).
 
-    Equal units are drawn together, as multinomial counts: the same distribution, and cheap for
-    outcomes that are right or wrong.
+    Equal units are drawn together, as multinomial counts. The distribution is the same, and it is
+    cheap for outcomes that are right or wrong.
     """
     kinds, counts = np.unique(units, axis=0, return_counts=True)
     share = counts / counts.sum()

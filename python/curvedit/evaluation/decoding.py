@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from curvedit.evaluation.inputs import Ids
 from curvedit.evaluation.padding import left_padded
-from curvedit.evaluation.suite import Ids, Passages
+from curvedit.evaluation.passages import Passages
 from curvedit.models import accepts, call, device_of, language_logits, measuring, require_fits
 
 

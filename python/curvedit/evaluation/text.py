@@ -1,10 +1,9 @@
-"""Text: token losses for perplexity, and the most likely tokens for nDCG@10, in one pass."""
+"""Text: one pass over it for token losses and top tokens, shared by all measures that read it."""
 
 import hashlib
-import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +12,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from curvedit.data import Batch, read_batch
-from curvedit.evaluation.bootstrap import ratio
-from curvedit.evaluation.padding import positions_of
+from curvedit.evaluation.inputs import Ids, require_rereadable, token_ids
+from curvedit.evaluation.measure import Measure, Run
+from curvedit.evaluation.padding import positions_of, right_padded
 from curvedit.models import accepts, call, device_of, language_logits, require_fits, vocabulary_of
-from curvedit.report import Metric
 
 _LOGITS_BYTES = 1 << 28  # of one forward pass, unless a single window needs more
 _POSITIONS = 1024  # whose logits are held in float32 at once
@@ -26,27 +25,113 @@ _POSITIONS = 1024  # whose logits are held in float32 at once
 class TextMeasurement:
     """One pass over text; windows and positions in the order of the data."""
 
-    loss: npt.NDArray[np.float64]  # (windows,) summed over the positions that count, nats
-    tokens: npt.NDArray[np.int64]  # (windows,) how many count
+    loss: npt.NDArray[np.float64]  # (windows,) summed over the contributing positions, nats
+    tokens: npt.NDArray[np.int64]  # (windows,) contributing positions
     top: npt.NDArray[np.int32]  # (positions, depth) most likely ids, best first
-    sha256: str  # of the tokens and of which of them count
+    sha256: str  # of the tokens and of which positions contribute
+
+
+@dataclass(frozen=True, eq=False)
+class TextMeasure(Measure):
+    """A measure of a causal language model on text.
+
+    Measures of one suite that are given the same object share one pass over it. The report calls
+    a text by the ``own_name`` of the measure that reads it, and "text" if one of those is "text".
+
+    Args:
+        text: Windows of token ids (lists, 1-D tensors, or a tensor (N, T)), or batches as ``fit``
+            takes them; a re-iterable, such as a list.
+
+    Raises:
+        ValueError: the text is empty, or a window has fewer than two tokens.
+        TypeError: the text can be read only once, or a window holds anything but integers.
+    """
+
+    text: Any = field(repr=False)
+    _windows: tuple[Ids, ...] | None = field(init=False, repr=False)  # None for batches
+
+    own_name: ClassVar[str] = "text"
+    depth: ClassVar[int] = 0  # top tokens needed per position
+
+    def __post_init__(self) -> None:
+        name, text = self.own_name, self.text
+        require_rereadable(name, text)
+        if isinstance(text, Tensor) and text.ndim != 2:
+            raise ValueError(
+                f"{name}: expected windows of token ids (N, T), got shape {tuple(text.shape)}"
+            )
+        windows = None
+        if isinstance(text, Sequence) and text and _is_window(text[0]):
+            windows = tuple(token_ids(name, number, row) for number, row in enumerate(text))
+            for number, window in enumerate(windows):
+                if len(window) < 2:
+                    raise ValueError(
+                        f"{name}: expected windows of at least 2 tokens, got 1 as row {number}"
+                    )
+        object.__setattr__(self, "_windows", windows)
+
+    def name(self, run: Run) -> str:
+        """What messages and the report's ``data`` and ``hashes`` call the text in this run."""
+        names = [each.own_name for each in self._sharing(run)]
+        return "text" if "text" in names else names[0]
+
+    def probe(self, model: nn.Module, run: Run) -> Tensor:
+        """The first batch."""
+        return _ids(next(_batches(model, self._raw_batches(run), self.name(run))))
+
+    def read(self, model: nn.Module, run: Run) -> TextMeasurement:
+        """The pass over the text, made once per run for all measures that share it."""
+        name, depth = self.name(run), max(each.depth for each in self._sharing(run))
+
+        def measured() -> TextMeasurement:
+            found = measure_text(model, self._raw_batches(run), name=name, depth=depth)
+            counts = {"windows": len(found.tokens), "tokens": int(found.tokens.sum())}
+            run.identify(name, found.sha256, counts)
+            return found
+
+        result: TextMeasurement = run.shared(("text", id(self.text)), measured)
+        return result
+
+    def _sharing(self, run: Run) -> list["TextMeasure"]:
+        return [
+            each
+            for each in run.measures
+            if isinstance(each, TextMeasure) and each.text is self.text
+        ]
+
+    def _raw_batches(self, run: Run) -> Iterable[Any]:
+        """Batches of the run's size from windows; batches as they are."""
+        size = run.batch_size
+        if isinstance(self.text, Tensor):
+            return [
+                {"input_ids": self.text[start : start + size]}
+                for start in range(0, len(self.text), size)
+            ]
+        if self._windows is None:
+            batches: Iterable[Any] = self.text
+            return batches
+        return [
+            right_padded(self._windows[start : start + size], run.pad_token_id)
+            for start in range(0, len(self._windows), size)
+        ]
 
 
 def measure_text(
     model: nn.Module, batches: Iterable[Any], *, name: str, depth: int
 ) -> TextMeasurement:
-    """Losses per window and the ``depth`` most likely tokens per position that contributing.
+    """Losses per window and the ``depth`` most likely tokens per contributing position.
 
     Logits exist for a few windows at a time, in float32 for a few positions.
 
     Args:
         model: A causal language model in evaluation mode.
         batches: As ``fit`` takes them.
-        name: The suite's argument, for messages.
+        name: What messages call the text.
         depth: 0 keeps no tokens.
 
     Raises:
-        ValueError: nothing counts in a batch, a window does not fit the model, or logits are not finite.
+        ValueError: a batch has no contributing position, a window does not fit the model, or
+            logits are not finite.
     """
     losses, tokens, top = [], [], []
     digest = hashlib.sha256()
@@ -67,61 +152,14 @@ def measure_text(
     )
 
 
-def perplexity(text: TextMeasurement, *, resamples: int, seed: int) -> Metric:
-    """``exp(total loss / total tokens)``; the interval is over windows.
-
-    Token-weighted: every token counts the same, whatever batch or window it is in.
-    """
-    counted = text.tokens > 0
-    mean = ratio(text.loss[counted], text.tokens[counted], resamples=resamples, seed=seed)
-    if max(mean.value, mean.high) > 700:
-        raise ValueError(
-            f"model: its mean token loss is {mean.value:.3g} nats, beyond any perplexity; is it broken?"
-        )
-    return Metric(math.exp(mean.value), math.exp(mean.low), math.exp(mean.high))
-
-
-def ndcg(
-    top: npt.NDArray[np.int32],  # (positions, K) of the measured model, best first
-    reference: npt.NDArray[np.int32],  # (positions, K) of the baseline, best first
-    tokens: npt.NDArray[np.int64],  # (windows,) positions in each
-    *,
-    resamples: int,
-    seed: int,
-) -> Metric:
-    """Mean nDCG@K of a model's top tokens, graded by the baseline's; the interval is over windows.
-
-    A token gains K minus its rank (from 0) among the baseline's top K, or 0. Gains are discounted
-    by ``log2(2 + rank)`` in the measured model's list and normalised by the baseline's own order,
-    so a model with the same list scores exactly 1.
-
-    Source:
-        Järvelin and Kekäläinen 2002; Merullo et al., arXiv:2510.24256, appendix C and its code.
-    """
-    depth = reference.shape[1]
-    grades = np.arange(depth, 0, -1, dtype=np.float64)
-    each = np.concatenate(
-        [
-            _discounted(((mine[:, :, None] == theirs[:, None, :]) * grades).sum(2))
-            for mine, theirs in zip(
-                *(np.array_split(ids, len(ids) // 4096 + 1) for ids in (top, reference)),
-                strict=True,
-            )
-        ]
+def _is_window(row: Any) -> bool:
+    if hasattr(row, "ndim"):
+        return bool(row.ndim == 1)
+    return (
+        isinstance(row, Sequence)
+        and not isinstance(row, str)
+        and all(isinstance(each, int) for each in row)
     )
-    each /= _discounted(grades[None])
-    ends = np.cumsum(tokens)
-    sums = np.array([part.sum() for part in np.split(each, ends[:-1])])
-    counted = tokens > 0
-    return ratio(sums[counted], tokens[counted], resamples=resamples, seed=seed)
-
-
-def _discounted(gains: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """DCG of each row, added in the same order for every row."""
-    total = np.zeros(gains.shape[0])
-    for rank in range(gains.shape[1]):
-        total += gains[:, rank] / math.log2(rank + 2)
-    return total
 
 
 def _batches(model: nn.Module, batches: Iterable[Any], name: str) -> Iterator[Batch]:
@@ -132,10 +170,15 @@ def _batches(model: nn.Module, batches: Iterable[Any], name: str) -> Iterator[Ba
             batch = read_batch(raw, index, seen, device, "language")
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from error
-        ids = batch.inputs["input_ids"] if isinstance(batch.inputs, dict) else batch.inputs[0]
+        ids = _ids(batch)
         require_fits(name, model, ids.shape[1], int(ids.max()))
         seen += batch.samples.shape[0]
         yield batch
+
+
+def _ids(batch: Batch) -> Tensor:
+    ids: Tensor = batch.inputs["input_ids"] if isinstance(batch.inputs, dict) else batch.inputs[0]
+    return ids
 
 
 def _contributing(batch: Batch) -> Tensor:
@@ -145,7 +188,7 @@ def _contributing(batch: Batch) -> Tensor:
 
 
 def _parts(model: nn.Module, batch: Batch) -> Iterator[Batch]:
-    """A batch in pieces whose logits fit the bound; window by window where the vocabulary is unknown."""
+    """A batch in pieces whose logits fit the bound; single windows for an unknown vocabulary."""
     size, length = _contributing(batch).shape
     vocabulary = vocabulary_of(model)
     rows = 1 if vocabulary is None else max(1, _LOGITS_BYTES // (4 * length * vocabulary))
@@ -156,7 +199,7 @@ def _parts(model: nn.Module, batch: Batch) -> Iterator[Batch]:
 
 
 def _measure_part(model: nn.Module, part: Batch, depth: int, where: str) -> tuple[Tensor, Tensor]:
-    """Summed loss per window (float64) and top tokens per position that contributing, on the CPU."""
+    """Summed loss per window (float64) and top tokens per contributing position, on the CPU."""
     contributing = _contributing(part)
     inputs = dict(part.inputs) if isinstance(part.inputs, dict) else {"input_ids": part.inputs[0]}
     if part.mask is not None and not part.mask[:, 0].all() and accepts(model, "position_ids"):
@@ -188,10 +231,10 @@ def _labels(batch: Batch) -> Tensor:
 
 def _update(digest: Any, batch: Batch) -> None:
     """Feed a batch's tokens, window by window, so that batching and padding do not matter."""
-    ids = batch.inputs["input_ids"] if isinstance(batch.inputs, dict) else batch.inputs[0]
     labels, contributing = _labels(batch).cpu(), _contributing(batch).cpu()
     real = torch.ones_like(contributing) if batch.mask is None else batch.mask.cpu()
-    for window, kept, counted, label in zip(ids.cpu(), real, contributing, labels, strict=True):
+    rows = zip(_ids(batch).cpu(), real, contributing, labels, strict=True)
+    for window, kept, counted, label in rows:
         digest.update(f"{int(kept.sum())}:".encode())
         digest.update(window[kept].long().numpy().tobytes())
         digest.update(counted[kept].numpy().tobytes())

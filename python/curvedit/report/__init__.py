@@ -1,16 +1,18 @@
 """What was measured, how the edit came about, and its rendering as text and as a page."""
 
-from curvedit.report.metrics import MEASURES, Metric, Metrics
+from curvedit.report.metrics import Meaning, Metric, Metrics, meaning_of, register
 from curvedit.report.reference import Reference
 from curvedit.report.value import Control, Report, Stage, require_same_data
 
 __all__ = [
-    "MEASURES",
     "Control",
+    "Meaning",
     "Metric",
     "Metrics",
     "Reference",
     "Report",
     "Stage",
+    "meaning_of",
+    "register",
     "require_same_data",
 ]

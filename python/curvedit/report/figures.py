@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from curvedit.report.metrics import Metric, measure_of, number
+from curvedit.report.metrics import Metric, meaning_of, number
 from curvedit.report.style import AFTER, CUT, INK
 from curvedit.report.svg import Axis, area, box, dot, drawing, line, path, power, spread, text
 from curvedit.selection import TargetSummary
@@ -25,7 +25,7 @@ def intervals(key: str, entries: Sequence[Entry]) -> str:
     names = [_short(entry.name, 22) for entry in entries]
     row, left, right = 26, 22 + 5.8 * max(map(len, names)), 310
     height = row * len(entries) + 26
-    share = measure_of(key).unit == "share"
+    share = meaning_of(key).unit == "share"
     ends = [
         end
         for entry in entries
@@ -49,7 +49,7 @@ def intervals(key: str, entries: Sequence[Entry]) -> str:
         parts += [line(x, y - 5, x, y + 5, entry.colour, 1.5) for x in (start, stop)]
         parts.append(dot(axis.at(entry.metric.value), y, entry.colour))
     spelled = ", ".join(f"{entry.name} {number(key, entry.metric.value)}" for entry in entries)
-    return drawing(right, height, parts, f"{measure_of(key).label}: {spelled}")
+    return drawing(right, height, parts, f"{meaning_of(key).label}: {spelled}")
 
 
 def trade_off(forgotten: Sequence[Entry], kept: Sequence[Entry], keys: tuple[str, str]) -> str:
@@ -69,8 +69,8 @@ def trade_off(forgotten: Sequence[Entry], kept: Sequence[Entry], keys: tuple[str
     parts += [
         text(x_axis.at(tick), bottom + 18, f"{tick:.4g}", "middle") for tick in x_axis.ticks(8)
     ]
-    parts.append(text((left + 980) / 2, height - 8, measure_of(across).label.lower(), "middle"))
-    parts.append(text(left - 46, 14, measure_of(up).label.lower()))
+    parts.append(text((left + 980) / 2, height - 8, meaning_of(across).label.lower(), "middle"))
+    parts.append(text(left - 46, 14, meaning_of(up).label.lower()))
     taken: list[tuple[float, float, float]] = []
     for one, other in zip(forgotten, kept, strict=True):
         x, y = x_axis.at(other.metric.value), y_axis.at(one.metric.value)
@@ -83,7 +83,7 @@ def trade_off(forgotten: Sequence[Entry], kept: Sequence[Entry], keys: tuple[str
         parts.append(dot(x, y, one.colour, 5))
         parts.append(_label(x, y_axis.at(one.metric.high), one, taken))
     return drawing(
-        width, height, parts, f"{measure_of(up).label} against {measure_of(across).label}"
+        width, height, parts, f"{meaning_of(up).label} against {meaning_of(across).label}"
     )
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from curvedit.report import figures
 from curvedit.report.figures import Entry
-from curvedit.report.metrics import FORGOTTEN, Metric, Metrics, measure_of, spell
+from curvedit.report.metrics import Metric, Metrics, meaning_of, spell
 from curvedit.report.style import AFTER, BEFORE, CONTROLS, CSS
 from curvedit.report.verdict import caveats, headline, sentence, tiles
 from curvedit.selection import TargetSummary
 
 _SHOWN = 12  # targets with figures
-_ARROWS = {"lower": "lower is better", "higher": "higher is better", "": ""}
-Columns = list[tuple[str, str, dict[str, Metric]]]  # name, colour, metrics by key
+_RECITED = {"strict", "loose", "avg_levenshtein"}
+Columns = list[tuple[str, str, Metrics]]  # name, colour, metrics by key
 
 
 def render(document: Mapping[str, Any]) -> str:
@@ -43,12 +43,12 @@ def render(document: Mapping[str, Any]) -> str:
 
 
 def _columns(document: Mapping[str, Any]) -> Columns:
-    found: Columns = [("before", BEFORE, dict(Metrics.from_json(document["before"]).items()))]
+    found: Columns = [("before", BEFORE, Metrics.from_json(document["before"]))]
     if document["after"] is not None:
-        found.append(("after", AFTER, dict(Metrics.from_json(document["after"]).items())))
+        found.append(("after", AFTER, Metrics.from_json(document["after"])))
     for place, control in enumerate(document["controls"]):
         colour = CONTROLS[place % len(CONTROLS)]
-        found.append((control["name"], colour, dict(Metrics.from_json(control).items())))
+        found.append((control["name"], colour, Metrics.from_json(control)))
     return found
 
 
@@ -113,11 +113,11 @@ def _metrics(document: Mapping[str, Any], columns: Columns) -> str:
     )
     rows = []
     for key in _keys(columns):
-        measure = measure_of(key)
-        what = "; ".join(part for part in (measure.meaning, _ARROWS[measure.better]) if part)
+        meaning = meaning_of(key)
+        what = "; ".join(part for part in (meaning.text, meaning.aim) if part)
         cells = "".join(_cell(key, name, metrics.get(key)) for name, _, metrics in columns)
         rows.append(
-            f'<tr><td>{escape(measure.label)}<span class="what">{escape(what)}</span></td>{cells}</tr>'
+            f'<tr><td>{escape(meaning.label)}<span class="what">{escape(what)}</span></td>{cells}</tr>'
         )
     notes = [_counts(document["data"]), *caveats(columns, document["data"])]
     return (
@@ -150,7 +150,7 @@ def _counts(data: Mapping[str, Mapping[str, int]]) -> str:
 
 def _panels(columns: Columns) -> str:
     cards = [
-        f'<div class="card"><h3>{escape(measure_of(key).label)}</h3>'
+        f'<div class="card"><h3>{escape(meaning_of(key).label)}</h3>'
         f"{figures.intervals(key, _entries(columns, key))}</div>"
         for key in _keys(columns)
     ]
@@ -311,7 +311,7 @@ def _stages(stages: Mapping[str, Mapping[str, Any]]) -> str:
 def _limits(document: Mapping[str, Any]) -> str:
     keys = set(document["before"])
     points = []
-    if keys & set(FORGOTTEN):
+    if keys & _RECITED:
         points += [
             "No guarantee of complete removal. Recitation is measured by greedy decoding from these prefixes; other "
             "prompts, sampling or beam search may still bring a passage out.",

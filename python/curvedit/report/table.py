@@ -1,21 +1,16 @@
 """Metrics as a table of text for the terminal."""
 
-from curvedit.report.metrics import Metrics, measure_of, spell
-
-_ARROWS = {"lower": " (lower is better)", "higher": " (higher is better)", "": ""}
+from curvedit.report.metrics import Metrics, meaning_of, spell
 
 
 def render(columns: list[tuple[str, Metrics]]) -> str:
-    """One row per metric, one column per model; each cell a value and its 95 % interval."""
-    keys = list(dict.fromkeys(key for _, metrics in columns for key, _ in metrics.items()))
+    """One row per metric, one column per model; each cell is a value and its 95 % interval."""
     rows = [["", *(name for name, _ in columns)]]
-    for key in keys:
-        cells = []
-        for _, metrics in columns:
-            metric = dict(metrics.items()).get(key)
-            cells.append("-" if metric is None else " ".join(spell(key, metric)))
-        measure = measure_of(key)
-        rows.append([measure.label + _ARROWS[measure.better], *cells])
+    for key in dict.fromkeys(key for _, metrics in columns for key in metrics):
+        meaning = meaning_of(key)
+        aim = f" ({meaning.aim})" if meaning.aim else ""
+        cells = [" ".join(spell(key, each[key])) if key in each else "-" for _, each in columns]
+        rows.append([meaning.label + aim, *cells])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curvedit.report.metrics import Metric, measure_of, number
+from curvedit.report.metrics import Metric, meaning_of, number
 
-_KEY = ("strict", "loose", "perplexity", "ndcg10")
+_FIRST = ("strict", "loose", "perplexity", "ndcg10")  # of the tiles, in this order
 _TILES = 4
 
 
@@ -42,37 +42,35 @@ def sentence(
     if after is None:
         return "Measurements of the unedited model; no edit has been measured against it yet."
     parts = []
-    if "strict" in after:
+    both = [key for key in after if key in before]
+    if "strict" in both:
         count = data.get("passages", {}).get("passages")
         of = f" of {count:,} passages" if count else ""
-        parts.append(
-            f"Verbatim recitation {_moved('strict', before['strict'], after['strict'])}{of}"
-        )
-    if "perplexity" in after:
+        moved = _moved("strict", before["strict"], after["strict"])
+        parts.append(f"Verbatim recitation {moved}{of}")
+    if "perplexity" in both:
         change = after["perplexity"].value / before["perplexity"].value - 1
-        parts.append(
-            f"perplexity {_moved('perplexity', before['perplexity'], after['perplexity'])} ({100 * change:+.1f} %)"
-        )
+        moved = _moved("perplexity", before["perplexity"], after["perplexity"])
+        parts.append(f"perplexity {moved} ({100 * change:+.1f} %)")
     parts += [
-        f"{_lowered(measure_of(key).label)} {_moved(key, before[key], after[key])}"
-        for key in after
-        if key.startswith("accuracy: ") and key in before
+        f"{_lowered(meaning_of(key).label)} {_moved(key, before[key], after[key])}"
+        for key in both
+        if meaning_of(key).headline and key not in _FIRST
     ]
     text = "; ".join(parts) + "." if parts else "See the measurements below."
     return text[0].upper() + text[1:]
 
 
 def tiles(before: Mapping[str, Metric], after: Mapping[str, Metric] | None) -> list[Tile]:
-    """At most four numbers, the edited model's where there is one."""
+    """At most four numbers, of the edited model where there is one."""
     shown = before if after is None else after
-    keys = [key for key in _KEY if key in shown] + [
-        key for key in shown if key.startswith("accuracy: ")
-    ]
-    if sum(key in shown for key in _KEY) < len(keys):
-        keys = [key for key in keys if key != "loose"]
+    keys = [key for key in _FIRST if key in shown]
+    others = [key for key in shown if meaning_of(key).headline and key not in _FIRST]
+    if others:
+        keys = [key for key in keys if key != "loose"] + others
     return [
         Tile(
-            measure_of(key).label,
+            meaning_of(key).label,
             number(key, shown[key].value),
             "unedited"
             if after is None or key not in before
@@ -90,20 +88,15 @@ def caveats(
     points: dict[int, list[str]] = {}
     for name, _, metrics in columns:
         for key, metric in metrics.items():
-            count = _units(key, data)
-            if measure_of(key).unit == "share" and metric.low == metric.high and count:
-                points.setdefault(count, []).append(f"{_lowered(measure_of(key).label)} ({name})")
+            meaning = meaning_of(key)
+            count = next(iter(data.get(meaning.units, {}).values()), 0)
+            if meaning.unit == "share" and metric.low == metric.high and count:
+                points.setdefault(count, []).append(f"{_lowered(meaning.label)} ({name})")
     return [
-        f"All {count:,} alike: {', '.join(names)}. The bootstrap then sees no spread; by the rule of three the true "
-        f"share may still be {min(100.0, 300 / count):.2g} points off."
+        f"All {count:,} alike: {', '.join(names)}. The bootstrap then sees no spread; by the rule "
+        f"of three the true share may still be {min(100.0, 300 / count):.2g} points off."
         for count, names in points.items()
     ]
-
-
-def _units(key: str, data: Mapping[str, Mapping[str, int]]) -> int:
-    split = key.removeprefix("accuracy: ")
-    part = data.get("passages", {}) if split == key else data.get(f"split {split}", {})
-    return next(iter(part.values()), 0)
 
 
 def _moved(key: str, before: Metric, after: Metric) -> str:
@@ -117,4 +110,5 @@ def _moved(key: str, before: Metric, after: Metric) -> str:
 
 
 def _lowered(label: str) -> str:
-    return label[0].lower() + label[1:]
+    """The label within a sentence: lower case, but for abbreviations."""
+    return label if label[:2].isupper() else label[:1].lower() + label[1:]
