@@ -1,4 +1,4 @@
-"""What was measured, how the edit came about, and its rendering as text and as a page."""
+"""What was measured, how the edit was made, and how both are shown as text and as a page."""
 
 from curvedit.report.metrics import Meaning, Metric, Metrics, meaning_of, register
 from curvedit.report.reference import Reference

@@ -1,4 +1,4 @@
-"""The figures of the page: intervals, the trade-off, and per target spectrum and staircase."""
+"""The figures of the page: intervals, the trade-off, and each target's spectrum and staircase."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Entry:
 
 
 def intervals(key: str, entries: Sequence[Entry]) -> str:
-    """Values with their intervals, one row per model, on a scale of the metric's own."""
+    """Values with their intervals, one row per model, on the metric's own scale."""
     names = [_short(entry.name, 22) for entry in entries]
     row, left, right = 26, 22 + 5.8 * max(map(len, names)), 310
     height = row * len(entries) + 26
@@ -53,7 +53,7 @@ def intervals(key: str, entries: Sequence[Entry]) -> str:
 
 
 def trade_off(forgotten: Sequence[Entry], kept: Sequence[Entry], keys: tuple[str, str]) -> str:
-    """What was forgotten against what was kept, one point per model: lower left is better."""
+    """What was forgotten against what was kept, one point per model; lower left is better."""
     width, height, left, bottom = 1010, 300, 56, 250
     across, up = keys
     x_axis = Axis(
@@ -88,7 +88,7 @@ def trade_off(forgotten: Sequence[Entry], kept: Sequence[Entry], keys: tuple[str
 
 
 def _label(x: float, y: float, entry: Entry, taken: list[tuple[float, float, float]]) -> str:
-    """A point's name, raised above those already there that it would cover."""
+    """A point's name, raised until it covers none of those already placed."""
     half, level = 3.4 * len(entry.name) + 4, y - 8
     while any(
         abs(x - other) < half + wide and abs(level - height) < 13 for other, height, wide in taken
@@ -99,10 +99,11 @@ def _label(x: float, y: float, entry: Entry, taken: list[tuple[float, float, flo
 
 
 def spectrum(target: TargetSummary) -> str:
-    """The sharpest curvature each eigenvector takes part in, and the threshold, both logarithmic.
+    """The sharpest curvature each eigenvector takes part in, and the threshold; logarithmic axes.
 
-    Output eigenvector i appears as its eigenvalue times the largest of A, input eigenvector j as
-    its times the largest of G. A direction below the line has no kept component at all.
+    An output eigenvector is drawn at its eigenvalue times the largest eigenvalue of A, an input
+    eigenvector at its eigenvalue times the largest of G. A direction below the line has no kept
+    component at all.
     """
     width, height, left, bottom = 250, 176, 40, 140
     largest = (
@@ -154,7 +155,7 @@ def spectrum(target: TargetSummary) -> str:
 
 
 def staircase(target: TargetSummary) -> str:
-    """The kept components by rank of input (across) and output eigenvector (down), both logarithmic."""
+    """The kept components by rank of input (across) and output eigenvector (down); logarithmic."""
     width, height, left, top, side_x, side_y = 200, 176, 34, 22, 158, 118
     rows, columns = target.shape or (1, 1)
     x_axis, y_axis = (

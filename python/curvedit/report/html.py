@@ -1,4 +1,4 @@
-"""The report as one self-contained page: a function of ``report.json`` and of nothing else."""
+"""The report as one self-contained page, rendered from ``report.json`` alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -33,7 +33,8 @@ def render(document: Mapping[str, Any]) -> str:
     ]
     versions = " · ".join(f"{name} {version}" for name, version in document["tool"].items())
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/><title>{escape(title)}</title>'
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        f"<title>{escape(title)}</title>"
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
         f"<style>{CSS}</style></head><body><main>\n"
         + "\n".join(part for part in body if part)
@@ -108,7 +109,8 @@ def _warnings(warnings: Sequence[str]) -> str:
 
 def _metrics(document: Mapping[str, Any], columns: Columns) -> str:
     head = "".join(
-        f'<th class="number"><span class="swatch" style="background:{colour}"></span>{escape(name)}</th>'
+        f'<th class="number"><span class="swatch" style="background:{colour}"></span>'
+        f"{escape(name)}</th>"
         for name, colour, _ in columns
     )
     rows = []
@@ -117,13 +119,15 @@ def _metrics(document: Mapping[str, Any], columns: Columns) -> str:
         what = "; ".join(part for part in (meaning.text, meaning.aim) if part)
         cells = "".join(_cell(key, name, metrics.get(key)) for name, _, metrics in columns)
         rows.append(
-            f'<tr><td>{escape(meaning.label)}<span class="what">{escape(what)}</span></td>{cells}</tr>'
+            f'<tr><td>{escape(meaning.label)}<span class="what">{escape(what)}</span></td>'
+            f"{cells}</tr>"
         )
     notes = [_counts(document["data"]), *caveats(columns, document["data"])]
     return (
         "<section><h2>Measurements</h2>"
         '<p class="sub">Values with 95 % bootstrap intervals.</p>'
-        f'<div class="sheet"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<div class="sheet"><table><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
         + "".join(f'<p class="note">{escape(note)}</p>' for note in notes if note)
         + "</section>"
     )
@@ -134,7 +138,10 @@ def _cell(key: str, name: str, metric: Metric | None) -> str:
         return '<td class="number">–</td>'
     value, interval = spell(key, metric)
     style = "number after" if name == "after" else "number"
-    return f'<td class="{style}"><span class="value">{value}</span><span class="interval">{interval}</span></td>'
+    return (
+        f'<td class="{style}"><span class="value">{value}</span>'
+        f'<span class="interval">{interval}</span></td>'
+    )
 
 
 def _counts(data: Mapping[str, Mapping[str, int]]) -> str:
@@ -164,7 +171,8 @@ def _panels(columns: Columns) -> str:
         forgotten, kept = _entries(both, "strict"), _entries(both, "perplexity")
         chart = (
             '<div class="card" style="margin-top:14px"><h3>Recitation against perplexity</h3>'
-            '<p class="sub" style="margin-top:0">Towards the lower left: more forgotten at less cost.</p>'
+            '<p class="sub" style="margin-top:0">'
+            "Towards the lower left: more forgotten at less cost.</p>"
             f"{figures.trade_off(forgotten, kept, ('perplexity', 'strict'))}</div>"
         )
     return (
@@ -181,8 +189,8 @@ def _figures(targets: Sequence[TargetSummary]) -> str:
     shown = _sample(targets)
     cards = "".join(
         f'<div class="card"><h3 class="mono">{escape(target.name)}</h3>'
-        f'<p class="sub" style="margin-top:0">{100 * target.kept_share:.3g} % of components kept, holding '
-        f"{100 * target.mass:.3g} % of the mass</p>"
+        f'<p class="sub" style="margin-top:0">{100 * target.kept_share:.3g} % of components kept, '
+        f"holding {100 * target.mass:.3g} % of the mass</p>"
         f'<div class="pair">{figures.spectrum(target)}{figures.staircase(target)}</div></div>'
         for target in shown
     )
@@ -193,9 +201,10 @@ def _figures(targets: Sequence[TargetSummary]) -> str:
     )
     return (
         "<section><h2>What was kept</h2>"
-        f'<p class="sub">{count} Left: the largest curvature each eigenvector takes part in, by rank, and the cut; a '
-        "direction below the line keeps no component. Right: the kept components (filled) among all, by rank, sharpest "
-        f'in the upper left corner. All axes are logarithmic.</p><div class="panels two">{cards}</div></section>'
+        f'<p class="sub">{count} Left: the largest curvature each eigenvector takes part in, by '
+        "rank, and the cut; a direction below the line keeps no component. Right: the kept "
+        "components (filled) among all, by rank, sharpest in the upper left corner. All axes are "
+        f'logarithmic.</p><div class="panels two">{cards}</div></section>'
     )
 
 
@@ -233,18 +242,22 @@ def _targets(targets: Sequence[TargetSummary]) -> str:
     return (
         "<section><h2>Targets</h2>"
         f'<p class="sub">Kept is the share of components, mass their share of the score.{extra}</p>'
-        f'<div class="sheet"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>'
+        f'<div class="sheet"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
     )
 
 
 def _target_cells(target: TargetSummary, changed: bool) -> Iterable[str]:
+    shape = "–" if target.shape is None else " × ".join(map(str, target.shape))
+    threshold = "–" if target.threshold is None else f"{target.threshold:.3g}"
     yield f'<td class="mono">{escape(target.name)}</td>'
-    yield f'<td class="number">{"–" if target.shape is None else " × ".join(map(str, target.shape))}</td>'
+    yield f'<td class="number">{shape}</td>'
     yield f'<td class="number">{100 * target.kept_share:.3g} %</td>'
     yield f'<td class="number">{100 * target.mass:.4g} %</td>'
-    yield f'<td class="number">{"–" if target.threshold is None else f"{target.threshold:.3g}"}</td>'
+    yield f'<td class="number">{threshold}</td>'
     if changed:
-        yield f'<td class="number">{"–" if target.change is None else f"{target.change:.3f}"}</td>'
+        change = "–" if target.change is None else f"{target.change:.3f}"
+        yield f'<td class="number">{change}</td>'
     arrow = f" → {target.sha256_after[:10]}" if target.sha256_after else ""
     yield f'<td class="mono">{escape(target.weight_sha256[:10] + arrow)}</td>'
 
@@ -257,7 +270,8 @@ def _provenance(document: Mapping[str, Any]) -> str:
         _facts("Made with", document["tool"]),
     ]
     return (
-        '<section><h2>How it was made</h2><p class="sub">Everything here is also in report.json.</p>'
+        "<section><h2>How it was made</h2>"
+        '<p class="sub">Everything here is also in report.json.</p>'
         f'<div class="columns">{"".join(block for block in blocks if block)}</div>'
         f"{_stages(document['stages'])}</section>"
     )
@@ -293,17 +307,19 @@ def _stages(stages: Mapping[str, Mapping[str, Any]]) -> str:
     longest = max(stage["seconds"] for stage in stages.values()) or 1.0
     rows = []
     for name, stage in stages.items():
+        share = 100 * stage["seconds"] / longest
         peak = stage.get("peak_memory_bytes")
         memory = "–" if peak is None else f"{peak / 2**30:.2f} GiB"
         backend = ", ".join(f"{key}: {value}" for key, value in _flat(stage.get("backend") or {}))
         rows.append(
             f'<tr><td>{escape(name)}</td><td class="number">{stage["seconds"]:,.1f} s</td>'
-            f'<td style="width:34%"><div class="bar" style="width:{100 * stage["seconds"] / longest:.1f}%"></div></td>'
+            f'<td style="width:34%"><div class="bar" style="width:{share:.1f}%"></div></td>'
             f'<td class="number">{memory}</td><td class="text">{escape(backend)}</td></tr>'
         )
     return (
-        '<div class="sheet" style="margin-top:14px"><table><thead><tr><th>Stage</th><th class="number">Time</th>'
-        '<th></th><th class="number">Peak memory</th><th>Backend</th></tr></thead>'
+        '<div class="sheet" style="margin-top:14px"><table><thead><tr><th>Stage</th>'
+        '<th class="number">Time</th><th></th><th class="number">Peak memory</th>'
+        "<th>Backend</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -313,18 +329,20 @@ def _limits(document: Mapping[str, Any]) -> str:
     points = []
     if keys & _RECITED:
         points += [
-            "No guarantee of complete removal. Recitation is measured by greedy decoding from these prefixes; other "
-            "prompts, sampling or beam search may still bring a passage out.",
-            "What was forgotten may resurface after fine-tuning, also on unrelated data.",
+            "No guarantee of complete removal. Recitation is measured by greedy decoding from "
+            "these prefixes; other prompts, sampling or beam search may still bring a passage out.",
+            "What was forgotten may resurface after fine-tuning, even on unrelated data.",
         ]
     if "perplexity" in keys:
         points.append(
-            "Perplexity and nDCG are averages over text. In the published results arithmetic and facts recalled "
-            "without context suffered more than they show (arXiv:2510.24256, table 8): measure the tasks you need."
+            "Perplexity and nDCG are averages over text. In the published results, arithmetic and "
+            "facts recalled without context suffered more than these averages show "
+            "(arXiv:2510.24256, table 8): measure the tasks you need."
         )
     points.append(
-        "The intervals cover the draw of passages, windows and samples, not the choice of data, the seed of the fit "
-        "or the choice of layers. Settings that were tuned on the data measured here look better than they are."
+        "The intervals cover the draw of passages, windows and samples, not the choice of data, "
+        "the seed of the fit or the choice of layers. Settings that were tuned on the data "
+        "measured here look better than they are."
     )
     listed = "".join(f"<li>{point}</li>" for point in points)
     return f"<section><h2>What this does not claim</h2><ul>{listed}</ul></section>"

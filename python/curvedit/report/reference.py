@@ -1,4 +1,4 @@
-"""The fixed reference of nDCG@10: the unedited model's most likely tokens at every position."""
+"""The fixed reference of nDCG@10: the unedited model's most likely tokens at each position."""
 
 import json
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ class Reference:
             metadata = stored.metadata() or {}
             if "reference" not in metadata:
                 raise ValueError(
-                    f"reference: expected the top tokens of a baseline, got {path} without their text's hash"
+                    "reference: expected the top tokens of a baseline with the hash of their text, "
+                    f"got {path} without one"
                 )
             return cls(stored.get_tensor("top"), json.loads(metadata["reference"])["data"])

@@ -1,4 +1,4 @@
-"""Small vector drawings: axes, lines and marks as SVG text, with nothing to load."""
+"""Small vector drawings: axes, lines and marks as SVG text that loads nothing."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ class Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """Where a value lies; outside values at the nearer end."""
+        """Where a value lies; values outside the scale lie at the nearer end."""
         value = min(max(value, self.low), self.high)
         if self.log:
             share = math.log(value / self.low) / math.log(self.high / self.low)
@@ -56,7 +56,7 @@ def spread(
 
 
 def drawing(width: float, height: float, parts: Iterable[str], label: str) -> str:
-    """A drawing that scales with its place on the page; ``label`` is read aloud instead of it."""
+    """A drawing that scales with its place on the page; screen readers read ``label`` instead."""
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
         + "".join(parts)
@@ -78,7 +78,10 @@ def line(
 def path(points: Sequence[tuple[float, float]], colour: str, width: float = 1.6) -> str:
     """A line through points."""
     spelled = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return f'<path d="M{spelled}" fill="none" stroke="{colour}" stroke-width="{width:g}" stroke-linejoin="round"/>'
+    return (
+        f'<path d="M{spelled}" fill="none" stroke="{colour}" stroke-width="{width:g}" '
+        'stroke-linejoin="round"/>'
+    )
 
 
 def area(points: Sequence[tuple[float, float]], fill: str) -> str:
@@ -88,12 +91,18 @@ def area(points: Sequence[tuple[float, float]], fill: str) -> str:
 
 def box(x: float, y: float, width: float, height: float, fill: str, stroke: str = "none") -> str:
     """A rectangle."""
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{fill}" stroke="{stroke}"/>'
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
+        f'fill="{fill}" stroke="{stroke}"/>'
+    )
 
 
 def dot(x: float, y: float, fill: str, radius: float = 4.5) -> str:
     """A round mark with a white rim."""
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{fill}" stroke="#fff" stroke-width="1.2"/>'
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{fill}" '
+        'stroke="#fff" stroke-width="1.2"/>'
+    )
 
 
 def text(
@@ -102,11 +111,14 @@ def text(
     """A label; ``style`` is a class of the style sheet."""
     named = f' class="{style}"' if style else ""
     coloured = f' style="fill:{colour}"' if colour else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{named}{coloured}>{escape(content)}</text>'
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{named}{coloured}>'
+        f"{escape(content)}</text>"
+    )
 
 
 def power(value: float) -> str:
-    """A power of ten as text, small ones written out."""
+    """A power of ten as text: 1, 10 and 100 as such, others with an exponent."""
     exponent = round(math.log10(value))
     if 0 <= exponent <= 2:
         return f"{10**exponent}"

@@ -1,4 +1,4 @@
-"""The Report value: metrics before and after, controls, and how the edit came about."""
+"""The Report value: metrics before and after, controls, and how the edit was made."""
 
 import json
 import math
@@ -19,7 +19,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage took, and which backends ran in it."""
+    """Seconds and memory that one stage took, and the backends that ran in it."""
 
     seconds: float
     peak_memory_bytes: int | None = None
@@ -38,8 +38,8 @@ class Control:
 class Report:
     """Metrics of a model before and after an edit, and of control edits, with their provenance.
 
-    ``evaluate`` makes it; the ``with_…`` methods return copies that say more. ``reference`` holds
-    the baseline's top tokens for nDCG@10 and is saved beside ``report.json``, not in it.
+    ``evaluate`` makes it; the ``with_…`` methods return copies with more in them. ``reference``
+    holds the baseline's top tokens for nDCG@10; it is saved beside ``report.json``, not in it.
     """
 
     before: Metrics
@@ -60,8 +60,9 @@ class Report:
         """Add a control edit's metrics.
 
         Args:
-            name: How the control is called, "svd" for example.
-            report: ``evaluate(model, suite, baseline=...)`` of the control, same suite and baseline.
+            name: The control's name, "svd" for example.
+            report: ``evaluate(model, suite, baseline=...)`` of the control, with the same suite
+                and baseline.
 
         Raises:
             ValueError: the name is taken, or the control was not measured on the same data.
@@ -78,7 +79,7 @@ class Report:
         return replace(self, controls=(*self.controls, Control(name, report.after)))
 
     def with_recipe(self, recipe: Mapping[str, Any]) -> "Report":
-        """Say how the edit was made; keys are added to those known."""
+        """Add to what the report says of how the edit was made."""
         return replace(self, recipe={**self.recipe, **recipe})
 
     def with_edit(
@@ -87,11 +88,12 @@ class Report:
         edited: Mapping[str, Edited] | None = None,
         fitted: Mapping[str, Any] | None = None,
     ) -> "Report":
-        """Say what was kept of each target, and how the edit was made.
+        """Add what was kept of each target, and how the edit was made.
 
         Args:
-            selection: What ``rank`` returned; its recipe is taken over.
-            edited: ``Edit.targets``, what ``project`` did to each; adds change, backend and hash.
+            selection: What ``rank`` returned; its recipe is added.
+            edited: ``Edit.targets``, what ``project`` did to each target; adds change, backend
+                and hash.
             fitted: ``Factors.provenance``; adds the stage "fit" and the fit's warnings.
         """
         report = replace(
@@ -109,7 +111,7 @@ class Report:
         return report.with_warnings(*fitted.get("warnings", ()))
 
     def with_record(self, record: Mapping[str, Any]) -> "Report":
-        """Say what the ``curvedit.json`` of an edited checkpoint records of the edit."""
+        """Add what the ``curvedit.json`` of an edited checkpoint records of the edit."""
         targets = tuple(
             TargetSummary.from_json(
                 {"name": name, **target, "weight_sha256": target.get("sha256_before", "")}
@@ -126,14 +128,14 @@ class Report:
         peak_memory_bytes: int | None = None,
         backend: Mapping[str, Any] | None = None,
     ) -> "Report":
-        """Say what a stage took. Stages are listed in the order train, fit, rank, project, evaluate."""
+        """Add what a stage took; stages are listed as train, fit, rank, project, evaluate."""
         stages = {**self.stages, name: Stage(seconds, peak_memory_bytes, backend or {})}
         order = ("train", "fit", "rank", "project")
         first = {key: stages[key] for key in order if key in stages}
         return replace(self, stages={**first, **stages})
 
     def with_warnings(self, *warnings: str) -> "Report":
-        """Add what a reader must know."""
+        """Add warnings for the reader."""
         return replace(self, warnings=(*self.warnings, *warnings))
 
     def with_title(self, title: str) -> "Report":
@@ -152,7 +154,7 @@ class Report:
         """Write ``report.json``, ``report.html`` and the nDCG@10 reference.
 
         Args:
-            directory: Made where it does not exist; a report in it is replaced.
+            directory: Created if missing; a report in it is replaced.
 
         Returns:
             The path of ``report.json``.
@@ -189,7 +191,7 @@ class Report:
         return replace(report, reference=Reference.load(beside)) if beside.is_file() else report
 
     def to_json(self) -> dict[str, Any]:
-        """The document of ``report.json``; shares, not per cent."""
+        """The document of ``report.json``; shares are fractions, not per cent."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -249,7 +251,7 @@ class Report:
 
 
 def require_same_data(expected: Mapping[str, str], got: Mapping[str, str]) -> None:
-    """Refuse measurements on other data than the baseline's.
+    """Refuse measurements on data other than the baseline's.
 
     Raises:
         ValueError: names the first part of the suite that differs.
@@ -257,12 +259,14 @@ def require_same_data(expected: Mapping[str, str], got: Mapping[str, str]) -> No
     for key, value in got.items():
         if key not in expected:
             raise ValueError(
-                f"baseline: expected one measured on the suite's {key!r}, got one on {sorted(expected)}"
+                f"baseline: expected one measured on the suite's {key!r}, "
+                f"got one on {sorted(expected)}"
             )
         if expected[key] != value:
             raise ValueError(
-                f"baseline: expected one measured on the suite's {key!r} (SHA-256 {value[:12]}…), "
-                f"got one on other data ({expected[key][:12]}…); measure the baseline again on this suite"
+                f"baseline: expected one measured on the suite's {key!r} "
+                f"(SHA-256 {value[:12]}…), got one on other data ({expected[key][:12]}…); "
+                "measure the baseline again on this suite"
             )
 
 
@@ -273,7 +277,7 @@ def _kind(document: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's own types; numbers that JSON lacks become text."""
+    """The value in JSON's own types; NaN and infinities become text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

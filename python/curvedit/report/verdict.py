@@ -12,7 +12,7 @@ _TILES = 4
 
 @dataclass(frozen=True)
 class Tile:
-    """One number to see first."""
+    """One of the numbers at the top of the page."""
 
     name: str
     value: str
@@ -21,7 +21,7 @@ class Tile:
 
 
 def headline(document: Mapping[str, Any]) -> str:
-    """The title given, or what can be said of model and edit."""
+    """The given title, or one made from the model's name."""
     if document["title"]:
         return str(document["title"])
     path = str(document["model"].get("name_or_path") or "").rstrip("/")
