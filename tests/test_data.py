@@ -127,7 +127,7 @@ def test_refuses(source, options, error, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"text": "x"}\n{"text": ', "a.jsonl:2 is no JSON"),
+        ("a.jsonl", '{"text": "x"}\n{"text": ', "a.jsonl:2 is not JSON"),
         (
             "a.jsonl",
             '{"other": "x"}',
@@ -157,7 +157,7 @@ def test_images(tmp_path):
     with pytest.raises(ValueError, match=r"expected pixel_values .* and labels"):
         image_batches(path)
     path.write_bytes(json.dumps({}).encode())
-    with pytest.raises(ValueError, match="damaged or no safetensors"):
+    with pytest.raises(ValueError, match="damaged or of another format"):
         image_batches(path)
     with pytest.raises(FileNotFoundError, match=r"expected a .safetensors file"):
         image_batches(tmp_path / "nowhere.safetensors")

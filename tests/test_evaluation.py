@@ -303,6 +303,8 @@ def test_a_suite_is_checked_when_made(make, kind, message):
             ),
             "text: .*no position",
         ),
+        (Suite(text=[{"ids": torch.tensor([[5, 6]])}]), "text: .*language task expects input_ids"),
+        (Suite(text=[(torch.tensor([[5, 6]]), torch.tensor([0]))]), "text: expected token ids"),
         (
             Suite(splits={"val": [{"input_ids": torch.tensor([[5, 6]])}]}),
             r"splits\['val'\]: batch 0: expected",

@@ -1,8 +1,8 @@
-"""What one batch means: model inputs, which positions count, and the labels of the data.
+"""What one batch means: model inputs, contributing positions, and the labels of the data.
 
-Position ``t`` of a sequence counts when it is not padding and the loss has a term at ``t``: the
-next token exists, is not padding and its label is not -100. A classifier has one loss term per
-sample; there every position of a sample that is not padding counts.
+Position ``t`` of a sequence contributes if it is not padding and the loss has a term at ``t``: the
+next token exists, is not padding, and its label is not -100. A classifier has one loss term per
+sample; there, every position that is not padding contributes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,15 @@ TASKS = ("language", "classification", "custom")
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch, taken apart."""
+    """One batch, split into its parts."""
 
-    index: int  # its place in the data, for messages
+    index: int  # its position in the data, for messages
     task: str  # one of TASKS
     inputs: dict[str, Any] | tuple[Any, ...]  # what the model is called with
     samples: Tensor  # (B,) int64: the sample numbers that key the label draws
     labels: Tensor | None  # (B, T) next-token labels, (B,) classes, or any target; None if absent
-    contributing: (
-        Tensor | None
-    )  # (B, T) bool: positions that count; None for one loss term per sample
-    mask: Tensor | None  # (B, T) bool: what is not padding; None if nothing is
+    contributing: Tensor | None  # (B, T) bool: has a loss term; None for one term per sample
+    mask: Tensor | None  # (B, T) bool: is not padding; None if there is no padding
 
     @property
     def positions(self) -> int:
@@ -35,7 +33,7 @@ class Batch:
         return int(self.samples.shape[0] if self.contributing is None else self.contributing.sum())
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """The samples ``start … stop - 1`` alone."""
+        """Only the samples ``start … stop - 1``."""
         size = self.samples.shape[0]
 
         def cut(value: Any) -> Any:
@@ -60,22 +58,22 @@ class Batch:
 def read_batch(
     raw: Any, index: int, first_sample: int, device: torch.device, task: str | None
 ) -> Batch:
-    """Take one batch of the user's apart and check it.
+    """Split a batch as the user gave it into its parts, and check them.
 
     Args:
         raw: A tensor of token ids ``(B, T)``; a mapping of model inputs, optionally with
             ``labels``, ``attention_mask`` and ``sample_index``; or a pair ``(inputs, labels)``.
-        index: The batch's place in the data.
-        first_sample: Number of the batch's first sample, where it brings no ``sample_index``.
-        device: Where the model is.
-        task: One of ``TASKS``, or None to tell it from the batch.
+        index: The batch's position in the data.
+        first_sample: Number of the batch's first sample, unless it has its own ``sample_index``.
+        device: The model's device.
+        task: One of ``TASKS``, or None to infer it from the batch.
 
     Returns:
         The batch on ``device``.
 
     Raises:
-        TypeError: a batch of another kind.
-        ValueError: nothing in it counts, or its parts do not fit each other.
+        TypeError: the batch is of another kind.
+        ValueError: it has no contributing position, or its parts do not fit each other.
     """
     if isinstance(raw, Tensor):
         raw = {"input_ids": raw}
@@ -116,7 +114,8 @@ def _read_mapping(
     )
     if leading is None:
         raise ValueError(
-            f"batches: expected at least one tensor of model inputs, got {list(raw)} as batch {index}"
+            "batches: expected at least one tensor of model inputs, "
+            f"got {list(raw)} as batch {index}"
         )
     if samples is None:
         samples = torch.arange(first_sample, first_sample + leading.shape[0], device=device)
@@ -140,8 +139,9 @@ def _read_mapping(
     contributing[:, :-1] = here[:, :-1] & here[:, 1:] & (labels[:, 1:] != -100)
     if not contributing.any():
         raise ValueError(
-            f"batches: batch {index} of shape {tuple(ids.shape)} has no position with a next token to "
-            "predict (all padding, all labels -100, or sequences of length 1); leave it out"
+            f"batches: batch {index} of shape {tuple(ids.shape)} has no position with a next "
+            "token to predict (all padding, all labels -100, or sequences of length 1); leave it "
+            "out"
         )
-    following = labels.roll(-1, dims=1)  # the last column wraps and never counts
+    following = labels.roll(-1, dims=1)  # the last column wraps around and never contributes
     return Batch(index, task, raw, samples, following, contributing, mask)

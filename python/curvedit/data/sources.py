@@ -1,7 +1,7 @@
-"""Token source: text, token ids or a named dataset as packed windows; images with labels.
+"""Sources of data: text, token ids or a named dataset as packed windows; images with labels.
 
 Documents are joined by the tokenizer's end-of-sequence token and cut into windows of one length;
-the remainder becomes a last, padded window. Tokens are cached under a hash of what they came from.
+the remainder becomes a last, padded window. Tokens are cached under a hash of their source.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from torch import Tensor
 from curvedit.files import write_whole
 
 Source = str | Path | Sequence[str | Path] | Iterable[str] | Iterable[Sequence[int]]
-_PIECE = 1 << 16  # documents tokenised at a time
+_PIECE = 1 << 16  # characters tokenised at a time
 
 
 @dataclass(frozen=True)
 class TokenBatches:
-    """Batches of windows ``{"input_ids", "attention_mask"}``, int64 ``(B, window)``; can be iterated again.
+    """A re-iterable of batches ``{"input_ids", "attention_mask"}``, each int64 ``(B, window)``.
 
-    ``tokens`` counts the positions that contribute to a loss, ``identity`` says where they came from.
+    ``tokens`` counts the positions that contribute to a loss; ``identity`` describes the source.
     """
 
     ids: np.ndarray[Any, np.dtype[np.int32]]
@@ -44,7 +44,7 @@ class TokenBatches:
 
     @property
     def windows(self) -> int:
-        """Number of windows; a last one of a single token is left out, since nothing follows it."""
+        """Number of windows; a last window of a single token is dropped, as nothing follows it."""
         return len(self.ids) // self.window + (len(self.ids) % self.window > 1)
 
     def __len__(self) -> int:
@@ -78,22 +78,24 @@ def token_batches(
 
     Args:
         source: A ``.txt`` or ``.jsonl`` file, a directory of them, or a list of these; "hf:NAME" or
-            "hf:NAME:CONFIG" for a dataset, streamed; or an iterable of strings or of token-id lists.
-            A ``.jsonl`` row holds ``text_field``, or ``input_ids``, which need no tokenizer.
+            "hf:NAME:CONFIG" for a dataset, which is streamed; or an iterable of strings or of lists
+            of token ids. A ``.jsonl`` row holds ``text_field``, or ``input_ids``, which need no
+            tokenizer.
         tokenizer: A Hugging Face tokenizer; needed for text.
         window: Tokens per window, at least 2.
         batch_size: Windows per batch.
-        max_tokens: Stop after so many.
-        text_field: Field of the text in rows.
-        split: Of a dataset.
-        cache: Directory that keeps the tokens of files, under a hash of their content.
+        max_tokens: Stop after this many tokens.
+        text_field: The field of a row that holds the text.
+        split: The split of a dataset to read.
+        cache: Directory in which to keep the tokens of files, under a hash of their content.
 
     Returns:
         The batches.
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: nothing in the source, a malformed row, text without a tokenizer, or a number out of range.
+        ValueError: the source is empty, a row is malformed, there is text but no tokenizer, or a
+            number is out of range.
     """
     if window < 2:
         raise ValueError(f"window: expected at least 2 tokens, got {window}")
@@ -127,11 +129,15 @@ def token_batches(
 
 
 def image_batches(path: str | Path, *, batch_size: int = 32) -> list[dict[str, Tensor]]:
-    """Batches for a classifier from a safetensors file with ``pixel_values`` (N, C, H, W) and ``labels`` (N,).
+    """Batches for a classifier from a safetensors file.
+
+    Args:
+        path: The file, with ``pixel_values`` (N, C, H, W) and ``labels`` (N,).
+        batch_size: Images per batch.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged or holds something else.
+        ValueError: it is damaged or holds other tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -139,7 +145,10 @@ def image_batches(path: str | Path, *, batch_size: int = 32) -> list[dict[str, T
     try:
         content = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"data: {path} is damaged or no safetensors file ({error})") from error
+        raise ValueError(
+            f"data: expected a safetensors file, got {path}, which is damaged or of another format "
+            f"({error})"
+        ) from error
     if set(content) != {"pixel_values", "labels"} or len(content["pixel_values"]) != len(
         content["labels"]
     ):
@@ -174,7 +183,7 @@ def _tokenizer_name(tokenizer: Any) -> str:
 
 
 def _files(source: Source) -> list[Path] | None:
-    """The files that a source names; None if it names none."""
+    """The files that a source names; None for a source of another kind."""
     if isinstance(source, str) and source.startswith("hf:"):
         return None
     if isinstance(source, (str, Path)):
@@ -229,7 +238,7 @@ def _row(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"data: {path}:{number} is no JSON ({error})") from error
+        raise ValueError(f"data: {path}:{number} is not JSON ({error})") from error
 
 
 def _row_document(row: Any, text_field: str, where: str) -> Document:
@@ -279,10 +288,8 @@ def _document_ids(document: Document, tokenizer: Any) -> Iterator[Sequence[int]]
         yield document
         return
     if tokenizer is None:
-        raise ValueError(
-            "tokenizer: expected one, since the data is text; got None (or give rows of input_ids)"
-        )
-    lines = document.splitlines(keepends=True)  # a long document a bounded piece at a time
+        raise ValueError("tokenizer: expected one for text, got None; rows of input_ids need none")
+    lines = document.splitlines(keepends=True)  # a long document is tokenised piece by piece
     piece: list[str] = []
     size = 0
     for line in chain(lines, [""]):
@@ -313,9 +320,7 @@ def _read_cache(path: Path | None) -> np.ndarray[Any, np.dtype[np.int32]] | None
     content = path.read_bytes()
     stored, body = content[:64].decode("ascii", "replace"), content[64:]
     if hashlib.sha256(body).hexdigest() != stored:
-        warnings.warn(
-            f"data: the token cache {path} is damaged; the tokens are made again", stacklevel=3
-        )
+        warnings.warn(f"data: the token cache {path} is damaged; tokenising again", stacklevel=3)
         return None
     return np.frombuffer(body, dtype=np.int32)
 

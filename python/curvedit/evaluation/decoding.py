@@ -1,11 +1,12 @@
 """Greedy continuation of prefixes, and its teacher-forced shortcut.
 
 Exactly as many tokens are decoded as the suffix has. An end-of-sequence token is a token like any
-other: it does not stop decoding, so that a continuation always has the suffix's length and no
-setting of the model's own ``generation_config`` (penalties, lengths, forced tokens) takes part.
+other and does not stop decoding, so a continuation always has the suffix's length. The model's own
+``generation_config`` (penalties, lengths, forced tokens) has no effect.
 
-Prefixes of unequal length are padded on the left, masked and numbered from their first token,
-where the model takes mask, positions and cache; otherwise only equal lengths share a batch.
+If the model takes a mask, positions and a cache, prefixes of unequal length share a batch: they are
+padded on the left, masked, and numbered from their first token. Otherwise only prefixes of equal
+length share one.
 """
 
 import itertools
@@ -25,14 +26,14 @@ from curvedit.models import accepts, call, device_of, language_logits, measuring
 def greedy_continuations(
     model: nn.Module, passages: Passages, *, batch_size: int = 16, pad_token_id: int = 0
 ) -> list[Ids]:
-    """The tokens the model continues each prefix with, greedily, as many as its suffix has.
+    """The model's greedy continuation of each prefix, with as many tokens as its suffix has.
 
     Args:
-        model: A causal language model, called as ``model(input_ids=...)``; with mask, positions
-            and cache where its ``forward`` names them.
-        passages: Prefixes, and suffixes for their lengths.
+        model: A causal language model, called as ``model(input_ids=...)``, and with mask,
+            positions and cache if its ``forward`` names them.
+        passages: Prefixes to continue; of the suffixes only the lengths matter.
         batch_size: Passages per batch; the result does not depend on it, up to rounding.
-        pad_token_id: Any id; masked.
+        pad_token_id: The id to pad with; any id will do, since padding is masked.
 
     Raises:
         ValueError: a passage does not fit the model, or its logits are not finite.
@@ -60,15 +61,15 @@ def recites(
 ) -> npt.NDArray[np.bool_]:
     """Whether each passage is recited exactly, from one forward pass instead of one per token.
 
-    Given the true tokens before it, the most likely token is right at every suffix position. That
-    is so if and only if greedy decoding gives the suffix (up to rounding between kernels), so this
-    serves searches over many edits.
+    A passage is recited if the most likely token is right at every suffix position, given the true
+    tokens before it. That holds if and only if greedy decoding gives the suffix (up to rounding
+    between kernels), and is fast enough for searches over many edits.
 
     Args:
         model: A causal language model.
         passages: Prefixes and suffixes.
         batch_size: Passages per batch.
-        pad_token_id: Any id; masked.
+        pad_token_id: The id to pad with; any id will do, since padding is masked.
 
     Returns:
         One bool per passage.
@@ -112,7 +113,7 @@ def _decode_cached(model: nn.Module, prefixes: list[Ids], count: int, pad: int) 
 
 
 def _decode_anew(model: nn.Module, prefixes: list[Ids], count: int, pad: int) -> Tensor:
-    """Without a cache: the whole sequence again for each token."""
+    """Without a cache: the whole sequence is read again for each token."""
     ids = _inputs(model, prefixes, pad)["input_ids"]
     for _ in range(count):
         output = call(model, {"input_ids": ids}, logits_to_keep=1)
@@ -130,7 +131,7 @@ def _inputs(model: nn.Module, rows: list[Ids], pad: int) -> dict[str, Tensor]:
 
 
 def _best(logits: Tensor) -> Tensor:
-    """The most likely tokens; the lowest id among equals."""
+    """The most likely tokens; of equally likely ones the lowest id."""
     top, tokens = logits.max(dim=-1)
     if not top.isfinite().all():
         raise ValueError("model: its logits are not finite on the passages; check its weights")
@@ -138,7 +139,7 @@ def _best(logits: Tensor) -> Tensor:
 
 
 def _groups(lengths: Sequence[int], size: int, *, padded: bool) -> Iterator[list[int]]:
-    """Row numbers in batches, short rows first; of equal length each unless they can be padded."""
+    """Row numbers in batches, short rows first; equal lengths only, unless they can be padded."""
     order = sorted(range(len(lengths)), key=lambda number: lengths[number])
     runs = (
         [order]
