@@ -108,12 +108,7 @@ def token_batches(
     kept = None if cache is None or key is None else Path(cache) / f"{key}.tokens"
     ids = _read_cache(kept)
     if ids is None:
-        documents = (
-            _file_documents(files, text_field)
-            if files is not None
-            else _documents(source, text_field, split)
-        )
-        ids = _tokens(documents, tokenizer, max_tokens)
+        ids = _tokens(_documents(source, files, text_field, split), tokenizer, max_tokens)
         if kept is not None:
             _write_cache(kept, ids)
     if len(ids) < 2:
@@ -254,7 +249,12 @@ def _row_document(row: Any, text_field: str, where: str) -> Document:
     return text
 
 
-def _documents(source: Any, text_field: str, split: str) -> Iterator[Document]:
+def _documents(
+    source: Any, files: list[Path] | None, text_field: str, split: str
+) -> Iterator[Document]:
+    if files is not None:
+        yield from _file_documents(files, text_field)
+        return
     if not isinstance(source, str):
         yield from source
         return
