@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import curvedit
-from curvedit.models import weight_of
+from curvedit.models import weight_hash, weight_of
 from curvedit.projection import checkpoint_directory as checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")

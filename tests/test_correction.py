@@ -11,6 +11,7 @@ from test_fitting import SEED, summed_loss
 
 import curvedit
 from curvedit import Factors
+from curvedit.factors import Key
 from curvedit.models import find_targets
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
@@ -178,7 +179,7 @@ def test_edits_by_a_mask(fitted):
     selection = curvedit.rank(factors, keep_mass=0.5, criterion="ekfac")
     name = next(iter(selection))
     weight = model.get_submodule(name).weight
-    u_out, u_in = (basis.vectors.double() for basis in selection[name].bases(weight))
+    u_out, u_in = (basis.vectors.double() for basis in selection.bases(name, weight))
     mask = selection[name].dense_mask()
     expected = u_out @ ((u_out.T @ weight.detach().double() @ u_in) * mask) @ u_in.T
     with curvedit.project(model, selection):
@@ -207,9 +208,7 @@ def test_saved_with_its_bases(fitted, tmp_path):
     basis = loaded.basis("G", name)
     (tmp_path / "factors" / f"G.{name}.basis.safetensors").unlink()
     turned = dataclasses.replace(basis, vectors=-basis.vectors)
-    loaded._bases[f"G/{name}"] = turned
-    loaded.directory = None  # as if it had been decomposed again, with other signs
-    loaded._sums = {key: fresh.sum(key) for key in fresh.keys_of_sums()}
+    loaded._bases.keep(Key("G", name), turned)  # as if it had been decomposed with other signs
     with pytest.raises(
         ValueError, match=r"the bases of .* are not those its corrections were fitted in"
     ):
@@ -219,7 +218,7 @@ def test_saved_with_its_bases(fitted, tmp_path):
 def copy_of(factors):
     sums = {key: factors.sum(key) for key in factors.keys_of_sums()}
     same = Factors(factors.targets, sums, factors.provenance)
-    same._bases = dict(factors._bases)
+    same._bases = copy.copy(factors._bases)
     return same
 
 

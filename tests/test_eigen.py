@@ -159,10 +159,10 @@ def test_small_and_large_together(monkeypatch, tmp_path):
         for n in (5, 5 + 1, 12)
     }
     calls = []
-    monkeypatch.setattr("curvedit.factors.SMALL", 8)
+    monkeypatch.setattr(eigen, "_SMALL", 8)
+    together = eigen._together
     monkeypatch.setattr(
-        "curvedit.factors.decompose_several",
-        lambda n, f: calls.append(len(n)) or eigen.decompose_several(n, f),
+        eigen, "_together", lambda n, *rest: calls.append(len(n)) or together(n, *rest)
     )
     factors = Factors.from_moments(moments)
     factors.save(tmp_path / "factors")

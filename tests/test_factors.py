@@ -80,7 +80,7 @@ def test_from_moments_round_trip(model, factors):
 def test_from_moments_shares_inputs_given_twice():
     shared = torch.eye(3)
     made = Factors.from_moments({"a": (shared, torch.eye(2), 5), "b": (shared, torch.eye(4), 5)})
-    assert made.targets["b"].inputs == "a"
+    assert made.targets["b"].input_group == "a"
     assert made.targets["b"].shape == (4, 3)
 
 
@@ -159,7 +159,7 @@ def test_failed_write_leaves_nothing(factors, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("curvedit.factors.save_file", fail)
+    monkeypatch.setattr("curvedit.factors.directory.save_file", fail)
     with pytest.raises(OSError, match="No space left on device"):
         factors.save(tmp_path / "factors")
     assert not list(tmp_path.iterdir())

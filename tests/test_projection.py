@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import curvedit
-from curvedit.models import weight_of
-from curvedit.projection import weight as editing
+from curvedit.models import find_targets, weight_hash, weight_of
+from curvedit.projection import stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
@@ -41,7 +41,8 @@ def test_equals_the_formula(kind, criterion):
     selection = curvedit.rank(factors, keep_mass=0.7, criterion=criterion)
     edit = curvedit.project(model, selection)
     for name, target in selection.items():
-        out, inputs = (basis.vectors.double() for basis in target.bases(before[name]))
+        bases = selection.bases(name, before[name])
+        out, inputs = (basis.vectors.double() for basis in bases)
         components = out.T @ before[name].double() @ inputs * target.dense_mask()
         expected = (out @ components @ inputs.T).float()
         got = weight_of(model.get_submodule(name))
@@ -115,8 +116,8 @@ def test_a_sweep_equals_single_edits(kind):
             torch.testing.assert_close(weight, single[name], atol=2e-6, rtol=1e-4)
         edits.append(edit)
     assert same(weights(model), before)
-    assert [sum(t.kept for t in edit.targets.values()) for edit in edits] == sorted(
-        sum(t.kept for t in edit.targets.values()) for edit in edits
+    assert [sum(t.kept_share for t in edit.targets.values()) for edit in edits] == sorted(
+        sum(t.kept_share for t in edit.targets.values()) for edit in edits
     )
 
 
@@ -154,15 +155,15 @@ def test_a_sweep_refuses_what_shares_no_bases(tmp_path):
 def test_failure_midway_restores(monkeypatch):
     model, factors = fitted("llama")
     before = weights(model)
-    calls = []
+    calls, edit_weight = [], stage.edit_weight
 
     def fail_third(*args):
         calls.append(1)
         if len(calls) == 3:
             raise RuntimeError("boom")
-        return editing.edit_weight(*args)
+        return edit_weight(*args)
 
-    monkeypatch.setattr("curvedit.projection.edit_weight", fail_third)
+    monkeypatch.setattr(stage, "edit_weight", fail_third)
     with pytest.raises(RuntimeError, match="boom"):
         curvedit.project(model, curvedit.rank(factors, keep_mass=0.5))
     assert same(weights(model), before)
@@ -207,11 +208,12 @@ def test_refuses_the_basis_of_another_factor():
     model, factors = fitted("llama")
     selection = curvedit.rank(factors, keep_mass=0.5)
     names = [name for name in selection if "up_proj" in name]
-    mixed = {names[0]: dataclasses.replace(selection[names[0]], bases=selection[names[1]].bases)}
+    values = selection[names[1]].values_out
+    mixed = {names[0]: dataclasses.replace(selection[names[0]], values_out=values)}
     with pytest.raises(
         ValueError, match=r"up_proj: its output basis is not the one it was made from"
     ):
-        curvedit.project(model, curvedit.Selection(mixed, selection.recipe))
+        curvedit.project(model, dataclasses.replace(selection, targets=mixed))
 
 
 def test_refuses_tied_weights():

@@ -1,5 +1,7 @@
 """rank: spectra in, staircases out."""
 
+import pickle
+
 import models
 import numpy as np
 import pytest
@@ -79,8 +81,8 @@ def test_weighted_uses_the_weighted_factors():
         model, models.ragged_batches("llama"), targets="*.0.mlp.up_proj", progress=False
     )
     name = "model.layers.0.mlp.up_proj"
-    target = curvedit.rank(factors, keep_mass=0.5, criterion="weighted")[name]
-    out, inputs = target.bases(torch.empty(0))
+    selection = curvedit.rank(factors, keep_mass=0.5, criterion="weighted")
+    out, inputs = selection.bases(name, torch.empty(0))
     torch.testing.assert_close(
         out.values, torch.linalg.eigvalsh(factors[name].G_w.double()).flip(0).clamp(min=0)
     )
@@ -108,12 +110,12 @@ def test_svd_keeps_leading_singular_directions():
     model = models.build("llama")
     name = "model.layers.0.mlp.up_proj"
     factors = curvedit.fit(model, models.ragged_batches("llama"), targets=name, progress=False)
-    target = curvedit.rank(factors, keep_mass=0.8, criterion="svd", model=model)[name]
+    selection = curvedit.rank(factors, keep_mass=0.8, criterion="svd", model=model)
     weight = weight_of(model.get_submodule(name)).double()
     u, s, v = torch.linalg.svd(weight, full_matrices=False)
     number = int((s.square().cumsum(0) < 0.8 * s.square().sum()).sum()) + 1
-    out, inputs = target.bases(weight)
-    c = out.vectors.double().T @ weight @ inputs.vectors.double() * target.dense_mask()
+    out, inputs = selection.bases(name, weight)
+    c = out.vectors.double().T @ weight @ inputs.vectors.double() * selection[name].dense_mask()
     got = out.vectors.double() @ c @ inputs.vectors.double().T
     torch.testing.assert_close(got, (u[:, :number] * s[:number]) @ v[:number], atol=1e-5, rtol=0)
 
@@ -148,3 +150,25 @@ def test_refuses_a_target_without_curvature():
     factors = Factors.from_moments({"dead": (torch.eye(3), torch.zeros(2, 2), 10)})
     with pytest.raises(ValueError, match="'dead' has no curvature"):
         curvedit.rank(factors, keep_mass=0.5)
+
+
+def test_a_selection_is_a_value(tmp_path):
+    model = models.build("llama")
+    factors = curvedit.fit(model, models.ragged_batches("llama"), targets="*.mlp.*", progress=False)
+    selection = curvedit.rank(factors, keep_mass=0.6, progress=False)
+    with pytest.raises(ValueError, match="factors: expected saved ones"):
+        selection.save(tmp_path / "selection")
+    factors.save(tmp_path / "factors")
+    selection.save(tmp_path / "selection")  # gate and up share the spectrum of their input
+    loaded = curvedit.Selection.load(tmp_path / "selection")
+    pickled = pickle.loads(pickle.dumps(loaded))
+    assert selection == loaded == pickled
+    assert hash(selection["model.layers.0.mlp.up_proj"]) == hash(
+        loaded["model.layers.0.mlp.up_proj"]
+    )
+    assert selection != curvedit.rank(factors, keep_mass=0.7, progress=False)
+    edited = []
+    for each in (selection, loaded, pickled):
+        with curvedit.project(model, each) as edit:
+            edited.append({name: target.sha256_after for name, target in edit.targets.items()})
+    assert edited[0] == edited[1] == edited[2]

@@ -8,8 +8,8 @@ from compare import assert_as_accurate
 
 from curvedit import ops
 from curvedit.kernels import staircase_project_plan as staircase_plan
-from curvedit.kernels.staircase_project_plan import plan
 from curvedit.kernels import staircase_project_ref as reference
+from curvedit.kernels.staircase_project_plan import plan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [(1, 1), (1, 7), (9, 1), (5, 3), (64, 64), (65, 129), (257, 96)]

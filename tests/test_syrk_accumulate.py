@@ -8,8 +8,7 @@ from cases import integers, normal, run
 from compare import assert_as_accurate
 
 from curvedit import _C, ops
-from curvedit.kernels import tiles
-from curvedit.kernels import splits
+from curvedit.kernels import splits, tiles
 from curvedit.kernels import syrk_accumulate_ref as reference_kernel
 from curvedit.ops import cpu
 

@@ -21,7 +21,7 @@ class Meter:
 
 def peak_memory(device: torch.device) -> int:
     """Peak bytes so far: allocated on a CUDA device, or resident in this process."""
-    if device.type == "cuda":
+    if _has_gauge(device):
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would answer with the parent's peak where that is larger
@@ -40,7 +40,7 @@ def peak_memory(device: torch.device) -> int:
 def metered(device: torch.device) -> Iterator[Meter]:
     """Measure the block; on CUDA the peak is the block's own."""
     meter = Meter()
-    if device.type == "cuda":
+    if _has_gauge(device):
         torch.cuda.reset_peak_memory_stats(device)
     start = time.perf_counter()
     try:
@@ -48,3 +48,8 @@ def metered(device: torch.device) -> Iterator[Meter]:
     finally:
         meter.seconds = time.perf_counter() - start
         meter.peak_bytes = peak_memory(device)
+
+
+def _has_gauge(device: torch.device) -> bool:
+    """Whether torch counts the device's memory: fake tensors name GPUs that are not there."""
+    return device.type == "cuda" and torch.cuda.is_available()

@@ -80,7 +80,7 @@ def write_directory(
         **provenance,
         "targets": {name: target.to_json() for name, target in targets.items()},
         "files": {
-            str(key): {"file": file.name, "bytes": file.bytes, "sha256": file.sha256}
+            key: {"file": file.name, "bytes": file.bytes, "sha256": file.sha256}
             for key, file in files.items()
         },
     }

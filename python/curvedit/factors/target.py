@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -11,19 +11,25 @@ from curvedit.models import weight_hash, weight_of
 KINDS = ("A", "G", "A_w", "G_w", "S")
 
 
-class Key(NamedTuple):
-    """What a sum or a basis is of."""
+class Key(str):
+    """What a sum or a basis is of; as text it is what manifests write, ``"A/<target>"``."""
 
     kind: str  # one of KINDS
     target: str  # the linear map; for a shared "A" the first one fed by the same tensor
 
-    def __str__(self) -> str:
-        """As manifests spell it: ``"A/<target>"``."""
-        return f"{self.kind}/{self.target}"
+    def __new__(cls, kind: str, target: str) -> "Key":
+        """The key of a target's factor."""
+        self = super().__new__(cls, f"{kind}/{target}")
+        self.kind, self.target = kind, target
+        return self
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        """What a copy is made from."""
+        return self.kind, self.target
 
     @classmethod
     def parse(cls, text: str) -> "Key":
-        """The inverse of ``str``."""
+        """The key that a text spells."""
         kind, _, target = text.partition("/")
         return cls(kind, target)
 

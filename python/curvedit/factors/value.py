@@ -76,21 +76,22 @@ class Factors(Mapping[str, TargetFactors]):
             rows * columns if key.kind == "S" else tiles.tile_count(self._size(key)) * tiles.TILE**2
         )
 
-    def sum(self, key: Key) -> Tensor:
-        """The sum of a key, tile-packed but for "S".
+    def sum(self, key: str) -> Tensor:
+        """The sum of a key, one of :meth:`keys_of_sums`: tile-packed but for "S".
 
         Raises:
             KeyError: it was not fitted.
             ValueError: its file is damaged.
         """
-        if key not in self._sums:
-            remedy = _REMEDIES.get(key.kind)
+        found = Key.parse(key)
+        if found not in self._sums:
+            remedy = _REMEDIES.get(found.kind)
             raise KeyError(
-                f"{key.kind} of {key.target} was not fitted; fit again with {remedy}"
+                f"{found.kind} of {found.target} was not fitted; fit again with {remedy}"
                 if remedy
                 else f"no factor {key}"
             )
-        return self._sums[key]
+        return self._sums[found]
 
     def mean(self, kind: str, name: str) -> Tensor:
         """The dense mean float32 of one target, ``(n, n)`` or "S" ``(d_out, d_in)``; ``kind`` is one of ``KINDS``."""

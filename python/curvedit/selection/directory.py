@@ -55,10 +55,9 @@ def write_directory(directory: Path, stored: StoredSelection) -> None:
         "targets": stored.targets,
     }
     with new_directory("directory", directory) as part:
-        save_file(
-            {key: value.contiguous() for key, value in stored.tensors.items()},
-            part / "selection.safetensors",
-        )
+        # targets that share an input share its spectrum, and safetensors takes no tensor twice
+        tensors = {key: value.cpu().clone() for key, value in stored.tensors.items()}
+        save_file(tensors, part / "selection.safetensors")
         (part / "selection.json").write_text(json.dumps(content, indent=2))
 
 

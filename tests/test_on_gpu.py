@@ -1,0 +1,293 @@
+"""Every stage on a simulated GPU: it runs, the numbers are the CPU's, and what ran is recorded."""
+
+import re
+import warnings
+
+import models
+import pytest
+import torch
+from cases import integers, limits_of, normal, orthogonal
+from simulated_gpu import GPU, GpuTensor, model_to_gpu, simulated_gpu, to_gpu
+
+import curvedit
+from curvedit import Passages, Suite, ops
+from curvedit.ops import tiles
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "simulated")
+    with simulated_gpu() as waits:
+        yield waits
+
+
+def pair_on(kind, dtype=torch.float32):
+    """The same tiny model on the CPU and on the simulated GPU."""
+    with torch._C.DisableTorchFunction():
+        on_cpu, on_gpu = (models.build(kind).to(dtype) for _ in range(2))
+    return on_cpu, model_to_gpu(on_gpu)
+
+
+def fitted(model, kind, **options):
+    batches = models.ragged_batches(kind)
+    patterns = models.targets(kind)
+    return curvedit.fit(model, batches, targets=patterns, seed=3, progress=False, **options)
+
+
+def assert_same_factors(ours, expected, tolerance=1e-5):
+    assert list(ours) == list(expected)
+    assert ours.keys_of_sums() == expected.keys_of_sums()
+    for key in expected.keys_of_sums():
+        got, want = ours.sum(key), expected.sum(key)
+        assert got.device == GPU
+        # storage above the diagonal is never read
+        size = expected.targets[key.target].shape[1 if key.kind.startswith("A") else 0]
+        got, want = got.cpu(), want
+        if key.kind != "S":
+            got, want = tiles.unpack(got, size), tiles.unpack(want, size)
+        assert (got - want).norm() <= tolerance * want.norm(), key
+
+
+def cases_of(op):
+    """Arguments of an op, on the CPU."""
+    w, u_out, u_in = normal(12, 9), orthogonal(12), orthogonal(9)
+    x, offsets = integers(40, 130), torch.tensor([0, 13, 13, 40])
+    return {
+        "syrk_accumulate": (tiles.zeros(130), x, torch.ones(40)),
+        "syrk_accumulate_pair": (tiles.zeros(130), tiles.zeros(130), x, torch.ones(40)),
+        "second_moment_accumulate": (torch.zeros(130, 130), x, x.flip(1), offsets),
+        "staircase_limits": (torch.ones(3).double(), torch.ones(4).double(), 0.5),
+        "masked_project": (w, u_out, u_in, torch.full((12, 2), 0x5A, dtype=torch.uint8)),
+    }.get(op, (w, u_out, u_in, limits_of(12, 9, 0.6)))
+
+
+@pytest.mark.parametrize("op", ops.operations())
+def test_every_op_has_a_default_there(op, gpu):
+    on_cpu = cases_of(op)
+    on_gpu = [to_gpu(arg) if isinstance(arg, torch.Tensor) else arg for arg in on_cpu]
+    chosen = ops.choose(op, *on_gpu)
+    assert chosen.backend == ("reference" if op == "staircase_limits" else "torch")
+    assert ops.explain(op, *on_gpu)[chosen.backend] == ""
+    returned, expected = chosen(*on_gpu), ops.call(op, *on_cpu, backend="reference")
+    if isinstance(returned, torch.Tensor):
+        torch.testing.assert_close(returned.cpu(), expected, atol=1e-5, rtol=1e-5)
+    elif returned is None:
+        assert torch.equal(on_gpu[0].cpu().tril(), on_cpu[0].tril())
+
+
+@pytest.fixture
+def products(gpu, monkeypatch):
+    """The matrix products that run, as (shape, input dtype, output dtype)."""
+    seen = []
+    right = torch.mm
+
+    def mm(left, other, **options):
+        result = right(left, other, **options)
+        seen.append((tuple(result.shape), left.dtype, result.dtype))
+        return result
+
+    monkeypatch.setattr(torch, "mm", mm)
+    return seen
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("backend", [None, "torch"])
+def test_halves_are_multiplied_as_they_are_in_bands(products, dtype, backend):
+    x, out = integers(33, 1500, dtype=dtype), tiles.zeros(1500)
+    expected = out.clone()
+    placed = to_gpu(out)
+    ops.call("syrk_accumulate", placed, to_gpu(x), backend=backend)
+    ops.call("syrk_accumulate", expected, x.float(), backend="reference")
+    assert torch.equal(tiles.unpack(placed.cpu(), 1500), tiles.unpack(expected, 1500))
+    assert products == [
+        ((1024, 1024), dtype, torch.float32),
+        ((476, 1500), dtype, torch.float32),
+    ]
+
+
+def test_weighted_bfloat16_loses_nothing(products):
+    x, weight = normal(300, 70, dtype=torch.bfloat16), normal(300, seed=1).abs()
+    weight[::7] = 0
+    out = to_gpu(tiles.zeros(70))
+    ops.call("syrk_accumulate", out, to_gpu(x), to_gpu(weight))
+    truth = (x.double() * weight.double()[:, None]).T @ x.double()
+    plain = (x.float() * weight.sqrt()[:, None]).T @ (x.float() * weight.sqrt()[:, None])
+    got = tiles.unpack(out.cpu(), 70)
+    assert (got - truth).norm() <= 2 * (plain - truth).norm() + 1e-7 * truth.norm()
+    assert {kind for _, kind, _ in products} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_float32_and_weighted_float16_are_multiplied_in_float32(products, dtype):
+    x, weight = integers(33, 70, dtype=dtype), integers(33, seed=1).abs().square()
+    out = to_gpu(tiles.zeros(70))
+    ops.call("syrk_accumulate", out, to_gpu(x), to_gpu(weight))
+    assert torch.equal(tiles.unpack(out.cpu(), 70), (x.float() * weight[:, None]).T @ x.float())
+    assert not products  # no product of halves
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "vit"])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_fit(kind, weighted, gpu):
+    on_cpu, on_gpu = pair_on(kind)
+    expected = fitted(on_cpu, kind, weighted=weighted)
+    ours = fitted(on_gpu, kind, weighted=weighted)
+    assert_same_factors(ours, expected)
+    assert set(ours.provenance["backend"].values()) == {"torch"}
+
+
+def test_fit_of_a_half_precision_model(gpu):
+    on_cpu, on_gpu = pair_on("llama", torch.bfloat16)
+    expected = fitted(on_cpu, "llama", labels="data")
+    assert_same_factors(fitted(on_gpu, "llama", labels="data"), expected, 1e-3)
+
+
+def test_fit_of_a_second_pass(gpu):
+    on_cpu, on_gpu = pair_on("llama")
+    expected = fitted(on_cpu, "llama", corrected="sequence")
+    ours = fitted(on_gpu, "llama", corrected="sequence")
+    for name in expected:  # degenerate directions may turn: compare what does not depend on them
+        torch.testing.assert_close(
+            ours[name].S.cpu().sum(), expected[name].S.sum(), rtol=1e-3, atol=0
+        )
+
+
+def test_a_second_pass_checks_finiteness_as_the_first_does(gpu):
+    class Overflowing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out, self.passes = torch.nn.Linear(3, 2), 0
+
+        def forward(self, x):
+            self.passes += 1
+            return self.out(x * (torch.inf if self.passes > 1 else 1.0)).clamp(-1, 1).nan_to_num()
+
+    data = [(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64))]
+    with pytest.raises(ValueError, match="the inputs of 'out' are not finite in batch 0"):
+        curvedit.fit(Overflowing(), data, targets="*", corrected="position", progress=False)
+
+
+@pytest.mark.parametrize("criterion", ["curvature", "weighted", "ekfac", "svd", "random"])
+def test_rank_and_project(criterion, gpu, tmp_path):
+    on_cpu, on_gpu = pair_on("llama")
+    options = {"corrected": "position"} if criterion == "ekfac" else {}
+    before = {name: tensor.cpu() for name, tensor in on_gpu.state_dict().items()}
+    kept = {}
+    for model in (on_cpu, on_gpu):
+        factors = fitted(model, "llama", **options)
+        selection = curvedit.rank(
+            factors, keep_mass=0.6, criterion=criterion, model=model, progress=False
+        )
+        edit = curvedit.project(model, selection)
+        assert {target.backend for target in edit.targets.values()} == {"torch"}
+        kept[model] = {name: target.kept_share for name, target in edit.targets.items()}
+        if model is on_gpu:
+            assert all(isinstance(p, GpuTensor) for p in model.parameters())
+            factors.save(tmp_path / "factors")
+            selection.save(tmp_path / "selection")
+            assert curvedit.load_selection(tmp_path / "selection") == selection
+            edit.undo()
+            assert all(torch.equal(p.cpu(), before[n]) for n, p in on_gpu.state_dict().items())
+    for name, share in kept[on_cpu].items():
+        assert kept[on_gpu][name] == pytest.approx(share, abs=0.01)
+
+
+def test_a_sweep_of_projections(gpu):
+    _, on_gpu = pair_on("gpt2")
+    factors = fitted(on_gpu, "gpt2")
+    selections = [
+        curvedit.rank(factors, keep_mass=share, progress=False) for share in (0.4, 0.5, 0.9)
+    ]
+    for edit, selection in zip(curvedit.project_each(on_gpu, selections), selections, strict=True):
+        assert list(edit.targets) == list(selection)
+
+
+def test_evaluate(gpu):
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(3, 97, (6, 20), generator=generator)
+    passages = Passages.cut(text.tolist(), prefix=8, suffix=4)
+    suite = Suite(passages=passages, text=text, batch_size=2, resamples=50)
+    expected, ours = (curvedit.evaluate(model, suite) for model in pair_on("llama"))
+    assert ours.before.perplexity.value == pytest.approx(expected.before.perplexity.value, rel=1e-4)
+    assert ours.before.strict == expected.before.strict
+
+
+def test_evaluate_a_classifier(gpu):
+    splits = {"val": models.ragged_batches("vit", sizes=(12,))}
+    expected, ours = (
+        curvedit.evaluate(model, Suite(splits=splits, resamples=50)) for model in pair_on("vit")
+    )
+    assert ours.before.accuracy["val"] == expected.before.accuracy["val"]
+
+
+def test_mixed_devices_are_refused(gpu):
+    with pytest.raises(ValueError, match=r"out: expected a tensor on cpu, as x, got cuda:0"):
+        ops.choose("syrk_accumulate", to_gpu(tiles.zeros(8)), torch.ones(4, 8))
+    with pytest.raises(RuntimeError, match="expected all tensors on the same device"):
+        to_gpu(torch.ones(3)) + torch.ones(3)
+
+
+@pytest.fixture
+def hopper(gpu, monkeypatch):
+    """A GPU of compute capability 9.0, whose own kernel is stood in for by torch's products."""
+    from curvedit.kernels import syrk_accumulate_torch
+    from curvedit.ops import cuda_wgmma, dispatch
+
+    launches = []
+
+    def launch(out, x, weight, offsets, *, hopper):
+        launches.append(hopper)
+        syrk_accumulate_torch.syrk_accumulate(out, x, weight, offsets)
+
+    monkeypatch.setattr(cuda_wgmma, "launch", launch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
+    monkeypatch.setattr("curvedit._C.cuda_architectures", lambda: "800,900")
+    monkeypatch.setenv(ops.VARIABLE, "wgmma")
+    for cached in (dispatch._parsed, dispatch._say):
+        cached.cache_clear()
+    yield launches
+    for cached in (dispatch._parsed, dispatch._say):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize(("kind", "weighted"), [("llama", True), ("vit", False)])
+def test_a_fit_runs_with_the_kernel_of_hopper(hopper, kind, weighted):
+    _, on_gpu = pair_on(kind, torch.bfloat16)
+    batches = models.ragged_batches(kind)
+    if kind == "vit":
+        batches = [
+            {k: v.bfloat16() if v.is_floating_point() else v for k, v in b.items()} for b in batches
+        ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        factors = curvedit.fit(
+            on_gpu, batches, targets="*.mlp.*", weighted=weighted, progress=False
+        )
+    said = " ".join(str(warning.message) for warning in caught)
+    assert "no backend 'wgmma' in syrk_accumulate_pair" in said
+    record = factors.provenance["backend"]
+    if weighted:  # two sums at once, or one with weights: neither is for Hopper's kernel
+        assert record == {"syrk_accumulate_pair": "torch", "syrk_accumulate": "torch"}
+        assert "syrk_accumulate chooses for itself where wgmma takes no weights" in said
+    else:
+        assert "wgmma" in record["syrk_accumulate"]
+        assert hopper
+        assert all(hopper)
+
+
+def test_meta_tensors_are_planned_for_without_values():
+    for op in ops.operations():
+        meta = [arg.to("meta") if isinstance(arg, torch.Tensor) else arg for arg in cases_of(op)]
+        assert ops.choose(op, *meta).backend in ("torch", "reference")
+
+
+def test_a_gpu_that_torch_cannot_use_is_a_reason_not_a_crash():
+    x = to_gpu(torch.ones(4, 8)).bfloat16()
+    for backend, why in ops.explain("syrk_accumulate", to_gpu(tiles.zeros(8)), x).items():
+        if backend in ("cuda", "wgmma") and not torch.cuda.is_available():
+            assert re.search("needs a GPU that torch can use|is not in this build", why)
