@@ -7,6 +7,7 @@ the blocks in reverse, each of the others run again with a graph. Stops at the l
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,76 +96,77 @@ def streamed_backward(
 def _run_blocks(
     model: nn.Module, stack: Stack, batch: Batch, observer: Observer, inputs_on: torch.device | None
 ) -> tuple[list[_BlockRun], Any]:
-    """Forward, with the last block's graph: the runs of the blocks from the lowest on, and the last one's output."""
-    runs: list[_BlockRun] = []
-    outputs: list[Any] = []
-    final = len(stack.blocks) - 1
-    building = ExitStack()
-
-    def before(number: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            hidden = args[0] if args else kwargs.get("hidden_states")
-            if not isinstance(hidden, Tensor):
-                raise NotStreamableError(
-                    f"block {number} of {stack.name} is not called with a tensor first"
-                )
-            if number != len(outputs):
-                raise NotStreamableError(
-                    f"the blocks of {stack.name} are not called once each, in order"
-                )
-            if number and not _same(hidden, hidden_of(outputs[number - 1])):
-                raise NotStreamableError(
-                    f"the output of block {number - 1} of {stack.name} is changed before the next"
-                )
-            if number:
-                outputs[number - 1] = None
-            if number < stack.lowest:
-                return None
-            rest = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
-            run = _BlockRun(args[1:], rest, bool(args), hidden)
-            runs.append(run)
-            if number == final:  # its turn comes next: its graph can stay
-                run.hidden = hidden.detach().requires_grad_(number > stack.lowest)
-                building.enter_context(torch.enable_grad())
-                run.observation = building.enter_context(observer.observing(batch))
-                return run.arguments(run.hidden)
-            if inputs_on is not None:
-                run.hidden = hidden.to(inputs_on, non_blocking=True)
-            return None
-
-        return hook
-
-    def after(number: int) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            building.close()
-            if not isinstance(output, Tensor) and not (
-                isinstance(output, tuple) and isinstance(output[0], Tensor)
-            ):
-                raise NotStreamableError(
-                    f"block {number} of {stack.name} returns {type(output).__name__}"
-                )
-            outputs.append(output)
-            if number == final:
-                if runs:
-                    runs[-1].output = hidden_of(output)
-                raise _Stop
-
-        return hook
-
-    with torch.no_grad(), building, ExitStack() as hooks:
+    """Forward: the runs of the blocks from the lowest on, and the last block's output."""
+    forward = _Forward(stack, batch, observer, inputs_on)
+    with torch.no_grad(), forward.building, ExitStack() as hooks:
         for number, block in enumerate(stack.blocks):
-            handle = block.register_forward_pre_hook(before(number), with_kwargs=True)
-            hooks.callback(handle.remove)
-            hooks.callback(block.register_forward_hook(after(number)).remove)
+            before = partial(forward.before, number)
+            hooks.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
+            after = partial(forward.after, number)
+            hooks.callback(block.register_forward_hook(after).remove)
         for name, module in observer.targets.items():
             if not name.startswith(f"{stack.name}."):
-                handle = module.register_forward_pre_hook(_refuse(name))
-                hooks.callback(handle.remove)
+                hooks.callback(module.register_forward_pre_hook(_refuse(name)).remove)
         try:
             call(model, batch.inputs)
         except _Stop:
-            return runs, outputs[-1]
+            return forward.runs, forward.outputs[-1]
     raise NotStreamableError(f"the model does not call every block of {stack.name}")
+
+
+class _Forward:
+    """Hooks that keep what each block is called with, and the graph of the last one."""
+
+    def __init__(
+        self, stack: Stack, batch: Batch, observer: Observer, inputs_on: torch.device | None
+    ) -> None:
+        self.stack, self.batch, self.observer, self.inputs_on = stack, batch, observer, inputs_on
+        self.runs: list[_BlockRun] = []
+        self.outputs: list[Any] = []
+        self.final = len(stack.blocks) - 1
+        self.building = ExitStack()  # open while the last block builds its graph
+
+    def before(
+        self, number: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        hidden = args[0] if args else kwargs.get("hidden_states")
+        name = self.stack.name
+        if not isinstance(hidden, Tensor):
+            raise NotStreamableError(f"block {number} of {name} is not called with a tensor first")
+        if number != len(self.outputs):
+            raise NotStreamableError(f"the blocks of {name} are not called once each, in order")
+        if number and not _same(hidden, hidden_of(self.outputs[number - 1])):
+            raise NotStreamableError(
+                f"the output of block {number - 1} of {name} is changed before the next"
+            )
+        if number:
+            self.outputs[number - 1] = None
+        if number < self.stack.lowest:
+            return None
+        rest = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
+        run = _BlockRun(args[1:], rest, bool(args), hidden)
+        self.runs.append(run)
+        if number == self.final:  # its turn comes next: its graph can stay
+            run.hidden = hidden.detach().requires_grad_(number > self.stack.lowest)
+            self.building.enter_context(torch.enable_grad())
+            run.observation = self.building.enter_context(self.observer.observing(self.batch))
+            return run.arguments(run.hidden)
+        if self.inputs_on is not None:
+            run.hidden = hidden.to(self.inputs_on, non_blocking=True)
+        return None
+
+    def after(self, number: int, _: nn.Module, __: Any, output: Any) -> None:
+        self.building.close()
+        first = output[0] if isinstance(output, tuple) and output else output
+        if not isinstance(first, Tensor):
+            raise NotStreamableError(
+                f"block {number} of {self.stack.name} returns {type(output).__name__}"
+            )
+        self.outputs.append(output)
+        if number == self.final:
+            if self.runs:
+                self.runs[-1].output = hidden_of(output)
+            raise _Stop
 
 
 def _refuse(name: str) -> Any:
@@ -184,7 +186,10 @@ def _run_tail(
     top: Tensor,  # (B, …, d): the last block's output
     logits_bytes: int,
 ) -> Tensor | None:
-    """Norm, head and loss in pieces; the gradient at the last block's output, or None if no block needs it."""
+    """Norm, head and loss in pieces.
+
+    Returns the gradient at the last block's output, or None if no block needs it.
+    """
     wanted = stack.lowest < len(stack.blocks)
     gradient = torch.zeros_like(top) if wanted else None
     for start, stop, left, right in pieces(model, batch, top.shape[1], logits_bytes):
