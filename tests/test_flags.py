@@ -1,0 +1,154 @@
+"""The command line's verbs and flags, and the YAML files that give their defaults."""
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from curvedit import __version__
+from curvedit.cli import build_parser, main
+
+EVERY_VERB = """
+    --config FILE
+    --traceback = False (no argument)
+"""
+LOADING_AND_DATA = """
+    --dtype = 'auto' of auto|float32|bfloat16|float16
+    --device NAME
+    --tokenizer DIR
+    --window as int = 512
+    --batch-size as int = 8
+    --max-tokens N as int
+    --text-field NAME = 'text'
+    --split NAME = 'train'
+    --cache DIR
+"""
+NO_PROGRESS = "--no-progress sets progress = True (no argument)"
+FLAGS = {
+    "fit": f"""{EVERY_VERB}
+        --model DIR required
+        --data PATH (+) required
+        --targets PATTERN (+) required
+        --out DIR required
+        --labels = 'sampled' of sampled|data
+        --seed as int = 0
+        --positions = 'all' of all|first
+        --no-weighted sets weighted = True (no argument)
+        --corrected of sequence|position
+        --inputs-on DEVICE
+        {LOADING_AND_DATA}
+        {NO_PROGRESS}
+    """,
+    "rank": f"""{EVERY_VERB}
+        --factors DIR required
+        --keep-mass RHO as float
+        --sweep FROM:TO:STEP
+        --out DIR required
+        --criterion = 'curvature' of curvature|weighted|ekfac|svd|random
+        --scope = 'target' of target|model
+        --targets PATTERN (+)
+        --model DIR
+        --seed as int = 0
+        --dtype = 'auto' of auto|float32|bfloat16|float16
+        {NO_PROGRESS}
+        one of keep_mass, sweep: required
+    """,
+    "project": f"""{EVERY_VERB}
+        --model DIR required
+        --selection DIR required
+        --out DIR required
+        --removed-scale ALPHA as float = 0.0
+    """,
+    "evaluate": f"""{EVERY_VERB}
+        --model DIR required
+        --baseline DIR
+        --out DIR required
+        --passages FILE
+        --prefix-length N as int = 64
+        --suffix-length N as int = 48
+        --text PATH (+)
+        --splits NAME=FILE (+)
+        {LOADING_AND_DATA}
+    """,
+    "run": f"""{EVERY_VERB}
+        stages CONFIG required
+        --out DIR required
+    """,
+    "demo": f"""{EVERY_VERB}
+        --out DIR = 'demo'
+        {NO_PROGRESS}
+    """,
+    "merge": f"""{EVERY_VERB}
+        --factors DIR (+) required
+        --out DIR required
+    """,
+    "inspect": f"""{EVERY_VERB}
+        path DIR required
+    """,
+    "bench": f"""{EVERY_VERB}
+        --ops OP (+) of syrk_accumulate|second_moment_accumulate|staircase_project
+        --models NAME (+) of olmo2-1b|olmo2-7b|llama-3.1-8b|qwen3-14b|qwen3-30b-a3b
+        --d N (+) as int
+        --tokens N as int
+        --rounds N as int = 7
+        --device NAME
+        --out DIR
+        --backend NAME
+        --repeat N as int = 10
+        --dtype = 'bfloat16' of float32|bfloat16|float16
+    """,
+    "doctor": f"""{EVERY_VERB}
+        --json = False (no argument)
+    """,
+}
+
+
+def lines(text):
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def spelled(action):
+    """One line that says everything about a flag but its help."""
+    (name,) = action.option_strings or [action.dest]
+    parts = [name]
+    if action.option_strings and name[2:].replace("-", "_") != action.dest:
+        parts.append(f"sets {action.dest}")
+    parts += [action.metavar] if action.metavar else []
+    parts += [f"({action.nargs})"] if isinstance(action.nargs, str) else []
+    parts += ["required"] if action.required else []
+    parts += [f"as {action.type.__name__}"] if action.type else []
+    parts += [f"= {action.default!r}"] if action.default is not None else []
+    parts += [f"of {'|'.join(action.choices)}"] if action.choices else []
+    parts += ["(no argument)"] if action.nargs == 0 else []
+    return " ".join(parts)
+
+
+def verbs_of(parser):
+    (subparsers,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return subparsers.choices
+
+
+def test_verbs_and_flags():
+    found = {}
+    for verb, parser in verbs_of(build_parser()).items():
+        flags = [action for action in parser._actions if action.dest != "help"]
+        assert all(action.help for action in flags if action.dest in ("config", "out"))
+        found[verb] = [spelled(action) for action in flags] + [
+            f"one of {', '.join(a.dest for a in group._group_actions)}"
+            + (": required" if group.required else "")
+            for group in parser._mutually_exclusive_groups
+        ]
+    assert list(found) == list(FLAGS)  # in the order of --help
+    for verb, flags in FLAGS.items():
+        assert found[verb] == lines(flags), verb
+
+
+def test_runs_as_a_module():
+    command = [sys.executable, "-m", "curvedit"]
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout == f"curvedit {__version__}\n"
+    refused = subprocess.run([*command, "nope"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "curvedit: error: argument VERB: invalid choice: 'nope'" in refused.stderr
