@@ -271,6 +271,42 @@ def test_refuses(llama, monkeypatch, capsys, case):
     assert (llama / "full/mine").read_text() == "kept"
 
 
+BAD_SECTIONS = {
+    "unknown key": ({"evaluate": {"texts": ["data.jsonl"]}}, ("evaluate", "'texts'")),
+    "wrong type": ({"rank": {"keep_mass": "most"}}, ("rank", "keep_mass", "a number", "'most'")),
+    "outside the choices": (
+        {"rank": {"keep_mass": 0.5, "criterion": "taste"}},
+        ("rank", "criterion", "'ekfac'", "'taste'"),
+    ),
+    "a flag is missing": ({"rank": {"scope": "model"}}, ("rank", "keep_mass", "sweep")),
+    "two that exclude each other": (
+        {"rank": {"keep_mass": 0.5, "sweep": "0.5:0.9:0.1"}},
+        ("rank", "keep_mass", "sweep"),
+    ),
+    "not a section": ({"project": ["removed_scale"]}, ("project", "list")),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SECTIONS)
+def test_run_reads_every_section_before_the_first_stage(llama, monkeypatch, capsys, tmp_path, case):
+    monkeypatch.chdir(llama)
+    changes, named = BAD_SECTIONS[case]
+    sections = {
+        "model": "model",
+        "fit": {"data": "data.jsonl", "targets": "*.mlp.*", "window": 20, "progress": False},
+        "rank": {"keep_mass": 0.5},
+        "evaluate": {"text": "data.jsonl", "window": 20},
+    }
+    (tmp_path / "stages.yaml").write_text(yaml.safe_dump(sections | changes))
+    with pytest.raises(SystemExit) as stopped:
+        run("run", tmp_path / "stages.yaml", "--out", tmp_path / "out")
+    assert stopped.value.code == 2
+    assert not (tmp_path / "out").exists()
+    message = capsys.readouterr().err
+    for part in (str(tmp_path / "stages.yaml"), *named):
+        assert part in message
+
+
 def test_refuses_a_share_out_of_range(place, capsys, tmp_path):
     kind, directory = place
     if not (directory / "factors").exists():

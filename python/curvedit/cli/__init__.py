@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: the package's verbs, with YAML files as defaults of their flags."""
 
 from curvedit.cli.program import build_parser, main
 

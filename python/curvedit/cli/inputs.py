@@ -1,0 +1,154 @@
+"""What several verbs read (models, tokens, images, passages) and the flags that describe it."""
+
+import argparse
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from curvedit import data, models
+from curvedit.cli.verb import Options
+from curvedit.evaluation import Passages, Suite
+
+
+def add_dtype_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--dtype``, the precision that a model is loaded in."""
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="precision to load the model in (auto: the checkpoint's own)",
+    )
+
+
+def add_loading_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that :func:`load_model` reads."""
+    add_dtype_flag(parser)
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, …; by default CUDA where there is one"
+    )
+
+
+def load_model(path: str, options: Options) -> nn.Module:
+    """The model of a checkpoint directory or hub name."""
+    return models.load_model(path, dtype=options.dtype, device=options.device)
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that :func:`batches` reads."""
+    parser.add_argument("--tokenizer", metavar="DIR", help="by default the model's own")
+    parser.add_argument("--window", type=int, default=512, help="tokens per window (512)")
+    parser.add_argument(
+        "--batch-size", type=int, default=8, help="windows, passages or images at a time (8)"
+    )
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="stop after N tokens")
+    parser.add_argument(
+        "--text-field",
+        default="text",
+        metavar="NAME",
+        help="field of .jsonl rows that holds the text (text)",
+    )
+    parser.add_argument(
+        "--split", default="train", metavar="NAME", help="split of an hf:NAME dataset (train)"
+    )
+    parser.add_argument(
+        "--cache", metavar="DIR", help="cache tokens here, under a hash of the files"
+    )
+
+
+def batches(paths: list[str], options: Options) -> Iterable[Any]:
+    """Batches of tokens from text files or a dataset, or of images from one ``.safetensors`` file.
+
+    Raises:
+        ValueError: images in more than one file, or beside text.
+    """
+    if any(path.endswith(".safetensors") for path in paths):
+        if len(paths) != 1:
+            raise ValueError(f"data: expected one .safetensors file of images, got {paths}")
+        return data.image_batches(paths[0], batch_size=options.batch_size)
+    source: Any = paths[0] if len(paths) == 1 else [Path(path) for path in paths]
+    return data.token_batches(
+        source,
+        tokenizer=_tokenizer(options),
+        window=options.window,
+        batch_size=options.batch_size,
+        max_tokens=options.max_tokens,
+        text_field=options.text_field,
+        split=options.split,
+        cache=options.cache,
+    )
+
+
+def add_suite_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that :func:`suite` reads, beside those of :func:`add_data_flags`."""
+    parser.add_argument(
+        "--passages", metavar="FILE", help=".jsonl rows: prefix_ids and suffix_ids, or text"
+    )
+    parser.add_argument(
+        "--prefix-length",
+        type=int,
+        default=64,
+        metavar="N",
+        help="tokens of a text passage that the model is given (64)",
+    )
+    parser.add_argument(
+        "--suffix-length",
+        type=int,
+        default=48,
+        metavar="N",
+        help="tokens of it that the model should recite (48)",
+    )
+    parser.add_argument(
+        "--text", nargs="+", metavar="PATH", help="held-out text, given as for fit --data"
+    )
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        metavar="NAME=FILE",
+        help="labelled images, each split a .safetensors file",
+    )
+
+
+def suite(options: Options) -> Suite:
+    """What to measure a model on.
+
+    Raises:
+        ValueError: a split is not spelled NAME=FILE, or there is nothing to measure on.
+    """
+    splits = {}
+    for entry in options.splits or []:
+        name, separator, path = entry.partition("=")
+        if not separator:
+            raise ValueError(f"splits: expected NAME=FILE, got {entry!r}")
+        splits[name] = data.image_batches(path, batch_size=options.batch_size)
+    return Suite(
+        passages=None if options.passages is None else _passages(options),
+        text=None if options.text is None else batches(options.text, options),
+        splits=splits,
+        batch_size=options.batch_size,
+    )
+
+
+def _passages(options: Options) -> Passages:
+    @functools.cache
+    def tokenizer() -> Any:
+        found = _tokenizer(options)
+        if found is None:
+            raise ValueError(
+                f"tokenizer: expected one for the text of {options.passages}; give --tokenizer"
+            )
+        return found
+
+    return Passages.read(
+        options.passages,
+        encode=lambda text: tokenizer()(text, add_special_tokens=False)["input_ids"],
+        prefix=options.prefix_length,
+        suffix=options.suffix_length,
+        text_field=options.text_field,
+    )
+
+
+def _tokenizer(options: Options) -> Any:
+    return models.load_tokenizer(options.tokenizer or options.model)
