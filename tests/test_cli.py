@@ -37,39 +37,32 @@ def place(request, tmp_path_factory):
 
 
 def words(kind, directory, verb):
+    """The flags of a verb, but for its ``--out``."""
     data = directory / ("images.safetensors" if kind == "vit" else "data.jsonl")
-    measured = (
-        ["--splits", f"val={data}"]
-        if kind == "vit"
-        else ["--text", data, "--passages", directory / "passages.jsonl"]
-    )
     sizes = ["--window", 20, "--batch-size", 4]
+    given = ["--model", directory / "model", "--data", data, "--targets", *models.targets(kind)]
+    compared = ["--model", directory / "edited", "--baseline", directory / "model"]
+    measured = ["--text", data, "--passages", directory / "passages.jsonl"]
+    if kind == "vit":
+        measured = ["--splits", f"val={data}"]
     return {
-        "fit": [
-            "--model",
-            directory / "model",
-            "--data",
-            data,
-            "--targets",
-            *models.targets(kind),
-            *sizes,
-            "--no-progress",
-        ],
+        "fit": [*given, *sizes, "--no-progress"],
         "rank": ["--factors", directory / "factors", "--keep-mass", 0.7],
         "project": ["--model", directory / "model", "--selection", directory / "selection"],
-        "evaluate": [
-            "--model",
-            directory / "edited",
-            "--baseline",
-            directory / "model",
-            *measured,
-            *sizes,
-        ],
+        "evaluate": [*compared, *measured, *sizes],
     }[verb]
 
 
 def run(*arguments):
     return main([str(argument) for argument in arguments])
+
+
+def fitted(kind, directory):
+    """The factor directory, fitted by the first test that needs it."""
+    out = directory / "factors"
+    if not out.exists():
+        assert run("fit", *words(kind, directory, "fit"), "--out", out) == 0
+    return out
 
 
 def test_all_four_verbs(place, capsys):
@@ -104,14 +97,9 @@ def test_all_four_verbs(place, capsys):
 
 def test_keeping_all_returns_every_weight(place, capsys):
     kind, directory = place
-    if not (directory / "factors").exists():
-        assert run("fit", *words(kind, directory, "fit"), "--out", directory / "factors") == 0
-    assert (
-        run(
-            "rank", "--factors", directory / "factors", "--keep-mass", 1, "--out", directory / "all"
-        )
-        == 0
-    )
+    factors = fitted(kind, directory)
+    every = ["--keep-mass", 1, "--out", directory / "all"]
+    assert run("rank", "--factors", factors, *every) == 0
     selection = ["--selection", directory / "all", "--out", directory / "same"]
     assert run("project", "--model", directory / "model", *selection) == 0
     assert (directory / "same/model.safetensors").read_bytes() == (
@@ -121,20 +109,9 @@ def test_keeping_all_returns_every_weight(place, capsys):
 
 def test_a_sweep(place, tmp_path, capsys):
     kind, directory = place
-    if not (directory / "factors").exists():
-        assert run("fit", *words(kind, directory, "fit"), "--out", directory / "factors") == 0
-    assert (
-        run(
-            "rank",
-            "--factors",
-            directory / "factors",
-            "--sweep",
-            "0.5:0.9:0.2",
-            "--out",
-            tmp_path / "sweep",
-        )
-        == 0
-    )
+    factors = fitted(kind, directory)
+    swept = ["--sweep", "0.5:0.9:0.2", "--out", tmp_path / "sweep"]
+    assert run("rank", "--factors", factors, *swept) == 0
     assert "operations of dense" in capsys.readouterr().out
     selection = ["--model", directory / "model", "--selection"]
     assert run("project", *selection, tmp_path / "sweep", "--out", tmp_path / "edited") == 0
@@ -155,27 +132,16 @@ def test_a_sweep(place, tmp_path, capsys):
 
 def test_corrected_eigenvalues(place, tmp_path):
     kind, directory = place
-    assert (
-        run(
-            "fit",
-            *words(kind, directory, "fit"),
-            "--corrected",
-            "sequence",
-            "--out",
-            tmp_path / "factors",
-        )
-        == 0
-    )
+    corrected = ["--corrected", "sequence", "--out", tmp_path / "factors"]
+    assert run("fit", *words(kind, directory, "fit"), *corrected) == 0
     manifest = json.loads((tmp_path / "factors/manifest.json").read_text())
     assert manifest["corrected"]["per"] == "sequence"
     chosen = ["--criterion", "ekfac", "--keep-mass", 0.6, "--out", tmp_path / "selection"]
     assert run("rank", "--factors", tmp_path / "factors", *chosen) == 0
     selection = ["--selection", tmp_path / "selection", "--out", tmp_path / "edited"]
     assert run("project", "--model", directory / "model", *selection) == 0
-    assert (
-        json.loads((tmp_path / "edited/curvedit.json").read_text())["recipe"]["criterion"]
-        == "ekfac"
-    )
+    record = json.loads((tmp_path / "edited/curvedit.json").read_text())
+    assert record["recipe"]["criterion"] == "ekfac"
 
 
 def test_refuses_a_bad_sweep(tmp_path, capsys):
@@ -189,38 +155,39 @@ def test_refuses_a_bad_sweep(tmp_path, capsys):
 
 def test_run_from_one_file(place, tmp_path):
     kind, directory = place
+    data = str(directory / ("images.safetensors" if kind == "vit" else "data.jsonl"))
+    fit = {"data": [data], "targets": models.targets(kind), "window": 20, "progress": False}
+    measured = {"splits": [f"val={data}"]} if kind == "vit" else {"text": data, "window": 20}
     config = {
         "model": str(directory / "model"),
-        "fit": {
-            "data": [str(directory / ("images.safetensors" if kind == "vit" else "data.jsonl"))],
-            "progress": False,
-        },
+        "fit": fit,
         "rank": {"keep_mass": 0.8, "criterion": "weighted", "scope": "model"},
+        "project": None,
+        "evaluate": measured,
     }
-    config["fit"] |= {"targets": models.targets(kind), "window": 20}
+    out = tmp_path / "out"
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
-    assert run("run", tmp_path / "run.yaml", "--out", tmp_path / "out") == 0
-    assert (tmp_path / "out/model/curvedit.json").is_file()
+    assert run("run", tmp_path / "run.yaml", "--out", out) == 0
+    assert (out / "model/curvedit.json").is_file()
+    assert json.loads((out / "report/report.json").read_text())["before"]
+    for name, verb in (("factors", "fit"), ("model", "project"), ("report", "evaluate")):
+        assert yaml.safe_load((out / name / "config.yaml").read_text())["verb"] == verb
+    again = ["--config", out / "selection/config.yaml", "--out", out / "again"]
+    assert run("rank", *again) == 0
+    ours, theirs = (
+        json.loads((place / "selection.json").read_text())
+        for place in (out / "selection", out / "again")
+    )
+    assert ours == theirs
 
 
 def test_merge(place, tmp_path):
     kind, directory = place
-    if not (directory / "factors").exists():
-        assert run("fit", *words(kind, directory, "fit"), "--out", directory / "factors") == 0
-    assert (
-        run(
-            "merge",
-            "--factors",
-            directory / "factors",
-            directory / "factors",
-            "--out",
-            tmp_path / "twice",
-        )
-        == 0
-    )
+    factors = fitted(kind, directory)
+    assert run("merge", "--factors", factors, factors, "--out", tmp_path / "twice") == 0
     once, twice = (
         json.loads((p / "manifest.json").read_text())["targets"]
-        for p in (directory / "factors", tmp_path / "twice")
+        for p in (factors, tmp_path / "twice")
     )
     assert all(twice[name]["tokens"] == 2 * once[name]["tokens"] for name in once)
 
@@ -252,18 +219,8 @@ BAD = {
 def test_refuses(llama, monkeypatch, capsys, case):
     monkeypatch.chdir(llama)
     extra, message = BAD[case]
-    usual = [
-        "--model",
-        "model",
-        "--data",
-        "data.jsonl",
-        "--targets",
-        "*.mlp.*",
-        "--out",
-        "factors",
-        "--window",
-        "20",
-    ]
+    usual = ["--model", "model", "--data", "data.jsonl", "--targets", "*.mlp.*"]
+    usual += ["--out", "factors", "--window", "20"]
     assert run("fit", *usual, *extra, "--no-progress") == 1
     assert f"curvedit fit: error: {message}" in capsys.readouterr().err
     assert not (llama / "factors").exists()
@@ -309,22 +266,11 @@ def test_run_reads_every_section_before_the_first_stage(llama, monkeypatch, caps
 
 def test_refuses_a_share_out_of_range(place, capsys, tmp_path):
     kind, directory = place
-    if not (directory / "factors").exists():
-        assert run("fit", *words(kind, directory, "fit"), "--out", directory / "factors") == 0
+    factors = fitted(kind, directory)
     capsys.readouterr()
     for share in ("0", "1.01", "nan"):
-        assert (
-            run(
-                "rank",
-                "--factors",
-                directory / "factors",
-                "--keep-mass",
-                share,
-                "--out",
-                tmp_path / "s",
-            )
-            == 1
-        )
+        asked = ["--keep-mass", share, "--out", tmp_path / "s"]
+        assert run("rank", "--factors", factors, *asked) == 1
         assert "keep_mass: expected a number in (0, 1]" in capsys.readouterr().err
         assert not (tmp_path / "s").exists()
 

@@ -1,4 +1,4 @@
-"""The demo's corpus and training; its full run is ``make demo``."""
+"""The demo's corpus and training; ``make demo`` runs the whole of it."""
 
 import json
 

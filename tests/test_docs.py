@@ -1,4 +1,4 @@
-"""The README's commands and code fit the package."""
+"""The README's commands, code and links match the package."""
 
 import re
 import shlex

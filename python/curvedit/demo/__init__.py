@@ -1,4 +1,4 @@
-"""A small model that recites, edited and measured: the whole workflow in minutes on a CPU."""
+"""The demo: the whole workflow on a small model that recites, in minutes on a CPU."""
 
 from curvedit.demo.run import run_demo
 

@@ -1,4 +1,4 @@
-"""Real text that is on every machine: the Python standard library's own sources, as bytes."""
+"""Real text found on every machine: the sources of the Python standard library, as bytes."""
 
 import hashlib
 import sysconfig
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 WINDOW = 112  # bytes
-PREFIX = 64  # given; the other 48 are to be recited
+PREFIX = 64  # bytes the model is given; it should recite the other 48
 PASSAGES = 64
 _TRAINING_BYTES = 4_000_000
 _HELD_OUT_BYTES = 400_000
@@ -27,7 +27,7 @@ _LEFT_OUT = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """Bytes as token ids: text to train on, text never trained on, and passages to be recited."""
+    """Bytes as token ids: text to train on, held-out text, and passages to learn by heart."""
 
     training: Tensor  # (bytes,) int64
     held_out: Tensor  # (windows, 112) int64
@@ -36,10 +36,10 @@ class Corpus:
 
 
 def load_corpus() -> Corpus:
-    """Read the standard library, split by file, and cut the passages from files of their own.
+    """Read the standard library and split it by file; passages come from separate files.
 
     Raises:
-        FileNotFoundError: the standard library's sources are not installed.
+        FileNotFoundError: the sources of the standard library are not installed.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(
@@ -73,13 +73,16 @@ def windows(
     count: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Random windows of a text: ``(count, 112)``."""
+    """Cut random windows out of a text; shape ``(count, 112)``."""
     starts = torch.randint(len(text) - WINDOW, (count, 1), generator=generator)
     return text[starts + torch.arange(WINDOW)]
 
 
 def _passages(text: bytes, other: bytes) -> list[bytes]:
-    """Evenly spread windows of varied text, whose ends stand nowhere else, as licences and boilerplate do."""
+    """Evenly spaced windows of varied text.
+
+    Their suffixes occur nowhere in ``other``, which rules out licences and other boilerplate.
+    """
     stride = len(text) // (4 * PASSAGES)
     found: list[bytes] = []
     for number in range(4 * PASSAGES):

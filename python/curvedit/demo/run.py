@@ -1,4 +1,4 @@
-"""The demo: train a model that recites, then fit, rank, project and evaluate, beside controls."""
+"""Train a model that recites; fit, rank, project and evaluate it; compare with controls."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ CONTROLS = {
     "svd": "SVD truncation",
     "random": "random components",
 }
-FORGOTTEN = 0.05  # strict recitation that every method is brought down to
+FORGOTTEN = 0.05  # every method is brought down to this strict recitation, or less
 _FIT_BATCHES, _BATCH = 40, 32
 _HELD_OUT = 768  # windows
-_COARSE, _FINE = 0.02, 0.0025  # steps of the search for the largest share that forgets
+_COARSE, _FINE = 0.02, 0.0025  # step sizes of the search for the largest share that forgets
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Windows:
 
     @property
     def tokens(self) -> int:
-        """Positions that count."""
+        """Positions that contribute to the loss."""
         return self.batches * _BATCH * (WINDOW - 1)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the data is."""
+        """Where the data comes from, for provenance."""
         return {
             "source": "random windows of the standard library's sources",
             "seed": self.seed,
@@ -55,26 +55,31 @@ class Windows:
         }
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Token ids ``(32, 112)``."""
+        """Yield token ids ``(32, 112)``."""
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.batches):
             yield windows(self.text, _BATCH, generator)
 
 
 def run_demo(out: Path, *, steps: int = STEPS, progress: bool = True) -> Report:
-    """Run the whole workflow into ``out``: ``model/``, ``edited/``, ``factors/``, ``report.json``, ``report.html``.
+    """Run the whole workflow in ``out``.
 
-    The share to keep is, for every criterion, the largest that brings strict recitation to
-    ``FORGOTTEN``, so that their perplexities compare at the same forgetting. The trained model is
-    kept in ``out/model`` and used again; everything else there is this demo's own and replaced.
+    Writes ``model/``, ``edited/``, ``factors/``, ``report.json`` and ``report.html``. For each
+    criterion, the share kept is the largest that brings strict recitation down to ``FORGOTTEN``,
+    so that perplexities are compared at the same amount of forgetting. A model already trained in
+    ``out/model`` by the same recipe is reused; other output of an earlier demo is replaced.
 
     Args:
-        out: The demo's directory.
-        steps: Training steps.
+        out: Working directory.
+        steps: Number of training steps.
         progress: Show progress bars.
 
     Returns:
-        The report.
+        The report, as saved in ``out``.
+
+    Raises:
+        FileNotFoundError: the sources of the standard library are not installed.
+        RuntimeError: a criterion forgets too little at every share.
     """
     from transformers import AutoModelForCausalLM
 
@@ -115,10 +120,14 @@ def run_demo(out: Path, *, steps: int = STEPS, progress: bool = True) -> Report:
 def largest_that_forgets(
     model: nn.Module, factors: Factors, passages: Passages, criterion: str
 ) -> Selection:
-    """The selection with the largest ``keep_mass`` at which few enough passages are recited.
+    """The selection with the largest ``keep_mass`` that leaves at most ``FORGOTTEN`` recited.
 
-    Recitation does not fall steadily with the share kept, so the shares are tried from above: in
-    coarse steps down to one that forgets, then in fine steps down to the first.
+    Recitation is not monotone in the share kept, so bisection would not do. Shares are tried from
+    the top: in coarse steps down to the first that forgets, then in fine steps from the share
+    above it.
+
+    Raises:
+        RuntimeError: no share forgets enough.
     """
 
     def forgets(share: float) -> Selection | None:
@@ -138,7 +147,7 @@ def largest_that_forgets(
 
 
 def _remove_own(directory: Path) -> None:
-    """Remove an earlier demo's output, which is told by the files it writes."""
+    """Empty a directory if an earlier demo wrote it, as its files show."""
     if directory.is_dir() and any(
         (directory / name).is_file() for name in ("manifest.json", "curvedit.json")
     ):

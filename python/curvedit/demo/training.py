@@ -1,4 +1,4 @@
-"""Training the demo's model: a byte-level decoder that learns 64 passages by heart."""
+"""Train the demo's model: a byte-level decoder that learns 64 passages by heart."""
 
 import hashlib
 import json
@@ -36,17 +36,17 @@ _CONFIG: dict[str, Any] = {
 def trained_model(
     directory: Path, corpus: Corpus, *, seed: int = 0, steps: int = STEPS, progress: bool = True
 ) -> bool:
-    """Train the model into ``directory``, an ordinary Hugging Face checkpoint, unless it is there.
+    """Train the model into ``directory``, a Hugging Face checkpoint, unless it is already there.
 
     Args:
-        directory: The checkpoint's place; one trained in another way is replaced.
-        corpus: What to train on.
-        seed: Of the initial weights and the order of windows.
-        steps: Optimisation steps of 32 windows.
+        directory: Checkpoint directory; one that this function trained differently is replaced.
+        corpus: Text to train on.
+        seed: Seeds the initial weights and the choice of windows.
+        steps: Number of optimiser steps, of 32 windows each.
         progress: Show a progress bar.
 
     Returns:
-        Whether it was trained now, and not found.
+        True if the model was trained now, False if it was found.
     """
     recipe = [_CONFIG, corpus.sha256, seed, steps, _BATCH, _REPEATED, _RATE, _WARM_UP, _DECAY]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
@@ -54,7 +54,7 @@ def trained_model(
     if record.is_file() and json.loads(record.read_text())["key"] == key:
         return False
     if directory.is_dir() and record.is_file():
-        for path in directory.iterdir():  # our own, from another recipe
+        for path in directory.iterdir():  # written by this function, with another recipe
             path.unlink()
     model = _train(corpus, seed, steps, progress)
     with new_directory("directory", directory) as part:
@@ -92,7 +92,7 @@ def _train(corpus: Corpus, seed: int, steps: int, progress: bool) -> Any:
 
 
 def _rate(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to a tenth."""
+    """Factor on the learning rate: linear warm-up, then cosine decay to a tenth."""
     if step < _WARM_UP:
         return (step + 1) / _WARM_UP
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - _WARM_UP) / max(1, steps - _WARM_UP)))
