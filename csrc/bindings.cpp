@@ -3,6 +3,11 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "device.hpp"
 #include "second_moment_accumulate.hpp"
@@ -58,6 +63,12 @@ void second_moment_accumulate(std::uintptr_t out, const Source& g, const Source&
       {at<float>(out), tokens_of(g, tokens), tokens_of(a, tokens), offsets.data(), sequences, threads}, instruction_set);
 }
 
+std::vector<std::string> instruction_sets(const std::string& op) {
+  if (op == "syrk_accumulate") return curvedit::syrk_instruction_sets();
+  if (op == "second_moment_accumulate") return curvedit::second_moment_instruction_sets();
+  throw std::invalid_argument("op: expected syrk_accumulate or second_moment_accumulate, got " + op);
+}
+
 py::tuple staircase_limits(std::uintptr_t lam, std::ptrdiff_t m, std::uintptr_t mu, std::ptrdiff_t n,
                            double keep_mass, std::uintptr_t limits) {
   curvedit::Staircase found{};
@@ -82,10 +93,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
         py::arg("hopper"));
   m.def("second_moment_accumulate", &second_moment_accumulate, py::arg("out"), py::arg("g"), py::arg("a"),
         py::arg("offsets"), py::arg("threads"), py::arg("instruction_set") = "");
-  m.def("second_moment_instruction_sets", &curvedit::second_moment_instruction_sets);
-  m.def("syrk_instruction_sets", &curvedit::syrk_instruction_sets);
-  m.def("syrk_instruction_set", [] { return curvedit::syrk_instruction_sets().front(); });
+  m.def("instruction_sets", &instruction_sets, py::arg("op"));
   m.def("staircase_limits", &staircase_limits);
-  m.def("cuda_devices", &curvedit::cuda_devices);
   m.def("cuda_architectures", &curvedit::cuda_architectures);
 }

@@ -1,10 +1,10 @@
-// What the CUDA part of this build can use; answers without a GPU, a driver or a toolkit.
+// What the CUDA part of this build was compiled for. Needs no GPU, driver or toolkit.
 #pragma once
 #include <string>
 
 namespace curvedit {
 
-int cuda_devices();                // usable devices; 0 without driver or GPU
-std::string cuda_architectures();  // that this build has code for, "" without CUDA
+// As "800,860,…"; "" without CUDA.
+std::string cuda_architectures();
 
 }  // namespace curvedit

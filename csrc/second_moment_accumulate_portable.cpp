@@ -1,4 +1,4 @@
-#include "second_moment_kernel.hpp"
+#include "second_moment_accumulate_kernel.hpp"
 
 namespace curvedit {
 void second_moment_portable(const SecondMoment& problem) { SecondMoments<MicroKernel<4, 1, 2, 2, 2, 2, 2, 2, 2, 2>>::run(problem); }

@@ -36,14 +36,13 @@ constexpr std::ptrdiff_t syrk_tiles(std::ptrdiff_t dim) {
 // one that this machine lacks.
 void syrk_accumulate(const Syrk& problem, const std::vector<std::int64_t>& offsets, const std::string& instruction_set);
 
-// Of "amx", "avx512", "avx2" and "portable" those that this machine has, fastest first.
+// Those that this machine has and this build was compiled for, fastest first.
 std::vector<std::string> syrk_instruction_sets();
 
 void syrk_portable(const Syrk& problem);
 #if defined(__x86_64__)
 void syrk_avx2(const Syrk& problem);
 void syrk_avx512(const Syrk& problem);
-bool has_amx();  // also asks the operating system for it
 void syrk_amx(const Syrk& problem);
 #endif
 

@@ -4,13 +4,7 @@
 #define CURVEDIT_TARGET \
   _Pragma("GCC target(\"avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,amx-tile,amx-bf16,prefer-vector-width=512\")")
 #define CURVEDIT_F16C
-#include "syrk_kernel.hpp"
-
-#if defined(__linux__)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
+#include "syrk_accumulate_kernel.hpp"
 
 namespace curvedit {
 namespace {
@@ -138,18 +132,6 @@ bool is_mask(const SyrkSum& sum, std::ptrdiff_t tokens) {
 }
 
 }  // namespace
-
-bool has_amx() {
-#if defined(__linux__)
-  unsigned a, b, c, d;
-  constexpr unsigned kBf16 = 1u << 22, kTiles = 1u << 24;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTiles) == 0) return false;
-  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
-#else
-  return false;
-#endif
-}
 
 void syrk_amx(const Syrk& problem) {
   Syrk rest = problem;

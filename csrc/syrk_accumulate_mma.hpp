@@ -5,7 +5,7 @@
 // from, so that one load instruction serves both. Tensor cores truncate when they add, so the
 // registers go to the float32 tile every 16k tokens.
 #pragma once
-#include "syrk_on_device.hpp"
+#include "syrk_accumulate_device.hpp"
 
 namespace curvedit {
 namespace mma {

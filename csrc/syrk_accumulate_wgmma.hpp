@@ -5,7 +5,7 @@
 // of X^T X are read transposed, from panels of 64 columns as the copies lay them down.
 #pragma once
 #include "hopper_functions.hpp"
-#include "syrk_on_device.hpp"
+#include "syrk_accumulate_device.hpp"
 
 namespace curvedit {
 namespace wgmma {

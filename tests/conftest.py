@@ -19,7 +19,7 @@ transformers.utils.logging.set_verbosity_error()
 def pytest_report_header() -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return f"{versions}, cpu {_C.syrk_instruction_set()}, gpu {gpu}"
+    return f"{versions}, cpu {_C.instruction_sets('syrk_accumulate')[0]}, gpu {gpu}"
 
 
 KERNELS = ("syrk_accumulate", "second_moment_accumulate", "staircase_limits", "staircase_project")

@@ -94,7 +94,7 @@ def test_no_tokens_change_nothing(backend, offsets):
     )
 
 
-@pytest.mark.parametrize("instruction_set", _C.second_moment_instruction_sets())
+@pytest.mark.parametrize("instruction_set", _C.instruction_sets("second_moment_accumulate"))
 @pytest.mark.parametrize(("m", "n"), [(1, 1), (129, 257), (300, 33)])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_instruction_set_is_exact_and_stays_inside(instruction_set, m, n, threads):

@@ -112,7 +112,7 @@ def test_memory_around_the_output_is_untouched(d):
     assert (memory[-1000:] == 7).all()
 
 
-@pytest.mark.parametrize("instruction_set", _C.syrk_instruction_sets())
+@pytest.mark.parametrize("instruction_set", _C.instruction_sets("syrk_accumulate"))
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 @pytest.mark.parametrize(("tokens", "d"), [(1, 17), (256, 130), (300, 700), (515, 1100)])
 def test_every_instruction_set_is_exact(instruction_set, dtype, tokens, d):
@@ -125,7 +125,7 @@ def test_every_instruction_set_is_exact(instruction_set, dtype, tokens, d):
     assert torch.equal(tiles.unpack(out, d), reference(x.float(), weight, torch.float32) + 1)
 
 
-@pytest.mark.parametrize("instruction_set", _C.syrk_instruction_sets())
+@pytest.mark.parametrize("instruction_set", _C.instruction_sets("syrk_accumulate"))
 def test_every_half_is_converted_exactly(instruction_set):
     for code, dtype in ((1, torch.bfloat16), (2, torch.float16)):
         values = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
@@ -149,6 +149,17 @@ def test_every_half_is_converted_exactly(instruction_set):
             ):  # the matrix unit takes subnormals as 0
                 expected[expected.abs() < 2.0**-126] = 0
             assert torch.equal(tiles.unpack(out, len(row))[0], expected)
+
+
+def test_both_ops_choose_from_the_same_instruction_sets():
+    sets = _C.instruction_sets("syrk_accumulate")
+    order = ["amx", "avx512", "avx2", "portable"]
+    assert sets == [name for name in order if name in sets]
+    assert sets[-1] == "portable"
+    without_amx = [name for name in sets if name != "amx"]
+    assert _C.instruction_sets("second_moment_accumulate") == without_amx
+    with pytest.raises(ValueError, match="op: expected syrk_accumulate or .*, got gram"):
+        _C.instruction_sets("gram")
 
 
 def test_an_unknown_instruction_set_is_refused():

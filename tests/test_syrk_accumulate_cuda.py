@@ -7,7 +7,8 @@ import on_host
 import pytest
 import torch
 
-from curvedit.ops import cuda as native_cuda
+from curvedit import _C, ops
+from curvedit.ops import tiles
 
 SOURCE, HEADER = "syrk_accumulate_on_host.cpp", "syrk_accumulate_mma.hpp"
 CASES = [  # tokens dim dtype weighted aligned splits groups
@@ -94,7 +95,31 @@ def test_compiles_within_its_means(architecture, tmp_path):
         assert (instruction in code) == (architecture == "90a"), instruction
 
 
-def test_says_why_it_cannot_run():
-    assert "needs CUDA tensors" in native_cuda.refuses(torch.ones(2, 2))
-    with pytest.raises(RuntimeError, match="wgmma needs CUDA tensors"):
-        native_cuda.syrk_accumulate_wgmma(torch.zeros(1, 128, 128), torch.ones(2, 2))
+def half_precision_case():
+    return tiles.zeros(2), torch.ones(2, 2, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "wgmma"])
+def test_says_why_it_cannot_run(backend):
+    case = half_precision_case()
+    assert ops.explain("syrk_accumulate", *case)[backend] == "needs CUDA tensors, got cpu"
+    with pytest.raises(RuntimeError, match=f"^syrk_accumulate: {backend} needs CUDA tensors, got"):
+        ops.choose("syrk_accumulate", *case, backend=backend)
+
+
+class SaysCuda(torch.Tensor):
+    """A CPU tensor that says it is on a GPU."""
+
+    device = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "wgmma"])
+def test_says_what_is_missing_for_tensors_on_cuda(backend, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    why = "needs a GPU that torch can use"
+    if not _C.cuda_architectures():
+        why = "is not in this build: nvcc was not found"
+    case = [tensor.as_subclass(SaysCuda) for tensor in half_precision_case()]
+    assert ops.explain("syrk_accumulate", *case)[backend] == why
+    with pytest.raises(RuntimeError, match=f"^syrk_accumulate: {backend} {why}$"):
+        ops.choose("syrk_accumulate", *case, backend=backend)

@@ -224,7 +224,7 @@ def examine_facts() -> dict[str, str]:
             facts[name] = version(name)
         except PackageNotFoundError:
             facts[name] = "not installed"
-    sets = ", ".join(_C.syrk_instruction_sets())
+    sets = ", ".join(_C.instruction_sets("syrk_accumulate"))
     facts["cpu kernels"] = f"{sets}; {torch.get_num_threads()} threads on {os.cpu_count()} cores"
     built = [f"sm_{int(number) // 10}" for number in _C.cuda_architectures().split(",") if number]
     facts["cuda kernels"] = ", ".join(built) or "not built: nvcc was not found"

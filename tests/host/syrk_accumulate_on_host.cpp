@@ -2,7 +2,7 @@
 // Arguments: tokens dim dtype(bf16|fp16) weighted aligned splits groups. Prints the results as JSON.
 #define CURVEDIT_ON_HOST
 #include "../../csrc/syrk_accumulate_mma.hpp"
-#include "syrk_case.hpp"
+#include "syrk_accumulate_case.hpp"
 
 using namespace curvedit;
 

@@ -2,7 +2,7 @@
 // Arguments: tokens dim dtype(bf16|fp16) splits groups poisoned. Prints the results as JSON.
 #define CURVEDIT_ON_HOST
 #include "../../csrc/syrk_accumulate_wgmma.hpp"
-#include "syrk_case.hpp"
+#include "syrk_accumulate_case.hpp"
 
 using namespace curvedit;
 

@@ -133,7 +133,9 @@ def _reference_bases(w: Tensor, u_out: Tensor, *_: Any) -> str:
 def _syrk_instructions(_: Tensor, x: Tensor, *__: Any) -> str:
     """The matrix unit multiplies bfloat16 only."""
     return next(
-        name for name in _C.syrk_instruction_sets() if name != "amx" or x.dtype == torch.bfloat16
+        name
+        for name in _C.instruction_sets("syrk_accumulate")
+        if name != "amx" or x.dtype == torch.bfloat16
     )
 
 
@@ -142,7 +144,7 @@ def _pair_instructions(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
 
 
 def _moment_instructions(*_: Any) -> str:
-    return _C.second_moment_instruction_sets()[0]
+    return _C.instruction_sets("second_moment_accumulate")[0]
 
 
 _UNMEASURED = "is not yet measured on any GPU; ask for it by name"

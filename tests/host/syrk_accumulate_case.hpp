@@ -7,7 +7,7 @@
 #include <set>
 #include <string>
 
-#include "../../csrc/syrk_on_device.hpp"
+#include "../../csrc/syrk_accumulate_device.hpp"
 
 namespace curvedit {
 
