@@ -1,1 +1,1 @@
-"""Kernels and their references. Nothing here imports the rest of the package."""
+"""Kernels and their references. Nothing in this folder imports the rest of the package."""

@@ -1,7 +1,8 @@
-"""What the ops' contracts have in common: dtypes, memory of one's own, offsets, and values that can be read.
+"""Checks that several ops share: dtypes, devices, overlapping memory, offsets and weights.
 
-Each ``<op>_checks.py`` states one op's contract, for every backend: shapes, dtypes, layout and, unless the
-caller vouches for them, values. Reading a value makes a GPU wait; a meta tensor has none.
+Each ``<op>_checks.py`` states the contract of one op, for every backend: shapes, dtypes, layout
+and, unless the caller vouches for them, values. Reading a value makes the CPU wait for the GPU;
+a meta tensor has no values to read.
 """
 
 import math
@@ -21,7 +22,7 @@ def require_dtype(name: str, tensor: Tensor, *accepted: torch.dtype) -> None:
 
 
 def require_beside(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Raise ``ValueError`` unless the tensor is on the device of another."""
+    """Raise ``ValueError`` unless the tensor is on the same device as ``other``."""
     if tensor.device != other.device:
         raise ValueError(
             f"{name}: expected a tensor on {other.device}, as {other_name}, got {tensor.device}"
@@ -35,7 +36,10 @@ def require_contiguous(name: str, tensor: Tensor) -> None:
 
 
 def require_apart(name: str, out: Tensor, others: Mapping[str, Tensor | None]) -> None:
-    """Raise ``ValueError`` if ``out`` shares memory with another; tensors that only interleave count too."""
+    """Raise ``ValueError`` if ``out`` shares memory with another tensor.
+
+    Only address ranges are compared, so tensors that interleave without a common element count too.
+    """
     if not has_values(out):
         return
     first, last = _span(out)
@@ -50,7 +54,10 @@ def require_apart(name: str, out: Tensor, others: Mapping[str, Tensor | None]) -
 
 
 def require_offsets(offsets: Tensor, tokens: int) -> None:
-    """Raise ``ValueError`` unless the offsets ascend within ``[0, tokens]``; their shape is known to fit."""
+    """Raise ``ValueError`` unless the offsets ascend within ``[0, tokens]``.
+
+    Their shape must have been checked before.
+    """
     bounds = offsets.tolist()
     if sorted(bounds) != bounds or (bounds and (bounds[0] < 0 or bounds[-1] > tokens)):
         raise ValueError(
@@ -73,12 +80,12 @@ def require_weights(name: str, weight: Tensor) -> None:
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether there is memory behind the tensor."""
+    """Whether the tensor has memory behind it, which a meta tensor lacks."""
     return tensor.device.type != "meta"
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
-    """First address and the one past the last."""
+    """The tensor's first address, and the one past its last."""
     start = tensor.data_ptr()
     if not tensor.numel():
         return start, start

@@ -22,15 +22,24 @@ def require_second_moment(
     *,
     values: bool = True,
 ) -> None:
-    """Raise unless the arguments fit each other; ``values`` says whether offsets are read.
+    """Raise unless the arguments fit each other.
+
+    Args:
+        out: The sum.
+        g: Gradients at the outputs.
+        a: The inputs of the same tokens.
+        offsets: Sequence ``b`` is tokens ``offsets[b] … offsets[b + 1] - 1``; None: single tokens.
+        values: Whether to read the offsets; on a GPU that waits.
 
     Raises:
         TypeError: a dtype is not accepted.
-        ValueError: a shape, layout, device or value does not fit, or ``out`` shares memory with an input.
+        ValueError: a shape, layout, device or value does not fit, or ``out`` shares memory with an
+            input.
     """
     if g.ndim != 2 or a.ndim != 2 or len(g) != len(a):
         raise ValueError(
-            f"g, a: expected shapes (tokens, d_out) and (tokens, d_in), got {tuple(g.shape)} and {tuple(a.shape)}"
+            f"g, a: expected shapes (tokens, d_out) and (tokens, d_in), "
+            f"got {tuple(g.shape)} and {tuple(a.shape)}"
         )
     require_dtype("g", g, *FLOATS)
     require_dtype("a", a, g.dtype)

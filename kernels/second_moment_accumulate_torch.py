@@ -1,11 +1,11 @@
-"""``second_moment_accumulate`` by torch's own products: a strip of a sequence's gradient at a time."""
+"""``second_moment_accumulate`` with torch's products, a strip of one gradient at a time."""
 
 from itertools import pairwise
 
 from torch import Tensor
 
-_STRIP = 256  # rows of a gradient that are held
-_TOKENS = 1024  # squared at a time
+_STRIP = 256  # rows of a gradient held at a time
+_TOKENS = 1024  # tokens squared at a time
 
 
 def second_moment_accumulate(
@@ -14,7 +14,10 @@ def second_moment_accumulate(
     a: Tensor,  # (tokens, d_in), as g
     offsets: Tensor | None = None,  # (sequences + 1,) int64
 ) -> None:
-    """Add ``sum_b (sum_(t in b) g_t a_t^T)^2``, elementwise, to ``out``; without offsets over single tokens."""
+    """Add ``sum_b (sum_(t in b) g_t a_t^T)^2``, squared elementwise, to ``out``, in place.
+
+    Without offsets every token is a sequence.
+    """
     if offsets is None:
         accumulate_tokens(out, g, a)
         return
@@ -26,7 +29,7 @@ def second_moment_accumulate(
 
 
 def accumulate_tokens(out: Tensor, g: Tensor, a: Tensor) -> None:
-    """Every token a sequence of its own: ``out += (g * g)^T (a * a)``, one product."""
+    """Treat every token as a sequence: ``out += (g * g)^T (a * a)``, a single product."""
     for start in range(0, len(g), _TOKENS):
         part = slice(start, start + _TOKENS)
         out.addmm_(g[part].float().square().mT, a[part].float().square())

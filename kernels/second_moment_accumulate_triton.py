@@ -1,7 +1,7 @@
 """Triton kernel of ``second_moment_accumulate``: one program per tile of the output.
 
 A sequence's gradient is summed in registers and squared when the sequence ends; it is never stored.
-float32 inputs are multiplied as 3xTF32, which is as accurate.
+float32 inputs are multiplied as 3xTF32, which is as accurate as float32.
 """
 
 import os
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from curvedit.kernels.second_moment_accumulate_torch import accumulate_tokens
 
-ROWS, COLUMNS, STEP = 64, 128, 16  # of a tile; tokens at a time
+ROWS, COLUMNS, STEP = 64, 128, 16  # of a tile; tokens per step
 WARPS, STAGES = 8, 2
 
 
@@ -30,7 +30,7 @@ def second_moment_kernel(
     g_stride,
     a_token_stride,
     a_stride,
-    UPCAST: tl.constexpr,  # multiply in float32: for the interpreter, whose bfloat16 products are wrong
+    UPCAST: tl.constexpr,  # to float32 before multiplying: the interpreter gets bfloat16 wrong
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
@@ -72,7 +72,10 @@ def second_moment_accumulate(
     a: Tensor,  # (tokens, d_in), as g
     offsets: Tensor | None = None,  # (sequences + 1,) int64
 ) -> None:
-    """Add ``sum_b (sum_(t in b) g_t a_t^T)^2``, elementwise, to ``out``; without offsets over single tokens."""
+    """Add ``sum_b (sum_(t in b) g_t a_t^T)^2``, squared elementwise, to ``out``, in place.
+
+    Without offsets every token is a sequence.
+    """
     if offsets is None:
         accumulate_tokens(out, g, a)
         return

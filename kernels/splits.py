@@ -1,29 +1,29 @@
-"""How work is cut up: a tile's tokens among programs, and a pair of sums into two calls."""
+"""How work is split: a tile's tokens among programs, and a pair of sums into two calls."""
 
 from collections.abc import Callable
 
 from torch import Tensor
 
-_LEAST = 2048  # tokens of a share: fewer do not pay for the partial tile
+_LEAST = 2048  # tokens per share: fewer do not pay for the partial tile
 
 Single = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], None]
 Pair = Callable[..., None]
 
 
 def shares_of(tiles: int, tokens: int, processors: int) -> int:
-    """Among how many programs the tokens of a tile are shared, so that few tiles still fill a device twice."""
+    """Number of programs that share a tile's tokens, so that few tiles fill a device twice too."""
     return max(1, min(-(-2 * processors // max(1, tiles)), tokens // _LEAST, 16))
 
 
 def in_two_calls(single: Single) -> Pair:
-    """``syrk_accumulate_pair`` out of an implementation of ``syrk_accumulate``."""
+    """Build ``syrk_accumulate_pair`` from an implementation of ``syrk_accumulate``."""
 
     def syrk_accumulate_pair(
-        out: Tensor,  # as the single one's
+        out: Tensor,  # as syrk_accumulate's
         out_weighted: Tensor,  # as out
         x: Tensor,  # (tokens, d)
         weight: Tensor,  # (tokens,) float32, >= 0
-        mask: Tensor | None = None,  # (tokens,) float32, 0 where a token does not count in out
+        mask: Tensor | None = None,  # (tokens,) float32, 0 for tokens left out of out
         offsets: Tensor | None = None,  # (groups + 1,) int64
     ) -> None:
         """Add ``sum_t x_t x_t^T`` to ``out`` and ``sum_t w_t x_t x_t^T`` to ``out_weighted``."""

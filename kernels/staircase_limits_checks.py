@@ -15,7 +15,13 @@ def require_spectra(
     *,
     values: bool = True,
 ) -> None:
-    """Raise unless the arguments are two spectra and a share; ``values`` says whether spectra are read.
+    """Raise unless the arguments are two spectra and a share.
+
+    Args:
+        lam: Eigenvalues of the output factor.
+        mu: Eigenvalues of the input factor.
+        keep_mass: Share of the total mass to keep.
+        values: Whether to read the spectra; on a GPU that waits.
 
     Raises:
         TypeError: a spectrum is not float64.
@@ -34,7 +40,8 @@ def require_spectra(
             if not spectrum.isfinite().all():
                 bad = int((~spectrum.isfinite()).sum())
                 raise ValueError(
-                    f"{name}: expected finite values, got {bad} NaN or infinite of {spectrum.numel()}"
+                    f"{name}: expected finite values, got {bad} NaN or infinite "
+                    f"of {spectrum.numel()}"
                 )
             if bool((spectrum.diff() > 0).any()) or float(spectrum[-1]) < 0:
                 raise ValueError(

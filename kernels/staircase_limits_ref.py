@@ -11,7 +11,7 @@ def staircase_limits(
     mu: Tensor,  # (n,) float64, descending
     keep_mass: float,
 ) -> tuple[Tensor, float, int, float]:
-    """Limits (m,) int32, smallest kept product, number kept, share of the sum kept."""
+    """Return limits (m,) int32, the smallest kept product, the number kept and the share kept."""
     products = (lam[:, None] * mu).flatten()
     ordered, order = products.sort(descending=True, stable=True)
     mass = ordered.cumsum(0)

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from curvedit.kernels.contract import has_values, require_beside
 
-ORTHOGONALITY_LIMIT = 1e-3  # a basis rounded to bfloat16 is beyond it
-_SAMPLE = 16  # columns of a basis
+ORTHOGONALITY_LIMIT = 1e-3  # a basis rounded to bfloat16 exceeds it
+_SAMPLE = 16  # columns of a basis that are checked
 
 
 def _require_bases(w: Tensor, u_out: Tensor, u_in: Tensor, values: bool) -> None:
-    """Raise ``ValueError`` unless the weight is finite and the bases fit it, or every weight of a batch.
+    """Raise unless the weight, or batch of weights, is finite and the bases fit it.
 
-    Of each basis 16 columns, spread evenly, must be orthonormal to 1e-3.
+    About 16 evenly spaced columns of each basis must be orthonormal to 1e-3.
     """
     if w.ndim not in (2, 3):
         raise ValueError(
@@ -33,9 +33,8 @@ def _require_bases(w: Tensor, u_out: Tensor, u_in: Tensor, values: bool) -> None
         raise TypeError(f"u_in: expected dtype {u_out.dtype}, as u_out, got {u_in.dtype}")
     if not (values and has_values(w)):
         return
-    if w.numel() and not all(
-        map(math.isfinite, map(float, w.aminmax()))
-    ):  # one pass, no mask of its own
+    # aminmax takes one pass and allocates no mask.
+    if w.numel() and not all(map(math.isfinite, map(float, w.aminmax()))):
         raise ValueError(
             f"w: expected finite values, got {int((~w.isfinite()).sum())} that are not"
         )
@@ -45,7 +44,8 @@ def _require_bases(w: Tensor, u_out: Tensor, u_in: Tensor, values: bool) -> None
         off = (gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)).abs()
         if off.numel() and not float(off.max()) <= ORTHOGONALITY_LIMIT:
             raise ValueError(
-                f"{name}: expected orthonormal columns to {ORTHOGONALITY_LIMIT}, got off by {float(off.max()):.1e}"
+                f"{name}: expected orthonormal columns to {ORTHOGONALITY_LIMIT}, "
+                f"got off by {float(off.max()):.1e}"
             )
 
 
@@ -57,7 +57,10 @@ def require_staircase(
     *,
     values: bool = True,
 ) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless bases and limits fit the weight; ``values`` as elsewhere."""
+    """Raise ``TypeError`` or ``ValueError`` unless bases and limits fit the weight.
+
+    ``values`` says whether to read the weight, the bases and the limits; on a GPU that waits.
+    """
     _require_bases(w, u_out, u_in, values)
     *batch, rows, columns = w.shape
     if limits.is_floating_point() or limits.dtype == torch.bool:
@@ -71,7 +74,8 @@ def require_staircase(
         int(limits.min()) < 0 or int(limits.max()) > columns or bool((limits.diff() > 0).any())
     ):
         raise ValueError(
-            f"limits: expected non-increasing numbers in [0, {columns}], got {limits[..., :8].tolist()}…"
+            f"limits: expected non-increasing numbers in [0, {columns}], "
+            f"got {limits[..., :8].tolist()}…"
         )
 
 
@@ -83,7 +87,10 @@ def require_mask(
     *,
     values: bool = True,
 ) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless bases and mask fit the weight; ``values`` as elsewhere."""
+    """Raise ``TypeError`` or ``ValueError`` unless bases and mask fit the weight.
+
+    ``values`` says whether to read the weight and the bases; on a GPU that waits.
+    """
     if w.ndim != 2:
         raise ValueError(f"w: expected shape (d_out, d_in), got {tuple(w.shape)}")
     _require_bases(w, u_out, u_in, values)

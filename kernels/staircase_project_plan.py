@@ -1,10 +1,10 @@
-"""How ``staircase_project`` goes about a staircase: the cheapest order of its products.
+"""The plan of ``staircase_project``: the cheapest order of its products for a given staircase.
 
-A dense rotation costs ``2 m n (m + n)`` operations per direction. Here the staircase is cut at a row
-``s``: rows above it, the wide ones, are reached through the first ``s`` output eigenvectors; the
-rows below, at most ``c`` columns wide, through the first ``c`` input eigenvectors. That costs
-``2 m n (s + c)`` and twice the two areas times ``n`` and ``m``. Instead of a staircase its complement
-may be rotated, and taken away, where that is cheaper.
+A dense rotation costs ``2 m n (m + n)`` operations per direction. Here the staircase is cut at a
+row ``s``. The wide rows above the cut are reached through the first ``s`` output eigenvectors; the
+rows below it, at most ``c`` columns wide, through the first ``c`` input eigenvectors. That costs
+``2 m n (s + c)``, plus twice the two areas times ``n`` and ``m``. Where it is cheaper, the
+complement of the staircase is rotated instead and subtracted.
 """
 
 from dataclasses import dataclass
@@ -13,22 +13,18 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-_LEAST = 32  # lines of a band: fewer make products slow
-_MOST = 512  # lines of a chunk, or an eighth of all, but 128: more take memory
-_SLOWER, _OVERHEAD = (
-    1.3,
-    4.5e8,
-)  # ragged products against dense ones; what many small calls cost, in operations
-_SLOPE = (
-    0.75  # the shortest line of a band over its longest: what the cut throws away is half the rest
-)
+_LEAST = 32  # lines per band: with fewer, products are slow
+_MOST = 512  # lines per chunk, or an eighth of all lines but at least 128: more take memory
+# Slowness of ragged products relative to dense ones; cost of many small calls, in operations.
+_SLOWER, _OVERHEAD = 1.3, 4.5e8
+_SLOPE = 0.75  # shortest line of a band over its longest: the cut wastes half of the rest
 
 Lines = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Band:
-    """Neighbouring lines that are multiplied at once, over ``[low, high)``, and cut afterwards."""
+    """Neighbouring lines that are multiplied together, over ``[low, high)``, and cut afterwards."""
 
     start: int
     stop: int
@@ -52,7 +48,7 @@ class Part:
 
     @property
     def most(self) -> int:
-        """Lines of a chunk at most."""
+        """The most lines that a chunk may have."""
         return min(_MOST, max(128, self.size // 8))
 
     def bands(self) -> list[Band]:
@@ -75,7 +71,7 @@ class Part:
         ]
 
     def chunks(self) -> list[list[Band]]:
-        """Bands that share their dense products."""
+        """Bands, grouped by the dense products that they share."""
         chunks: list[list[Band]] = []
         for band in self.bands():
             if not chunks or band.stop - chunks[-1][0].start > self.most:
@@ -90,12 +86,12 @@ class Plan:
 
     is_complement: bool
     parts: tuple[Part, ...]
-    operations: float  # floating-point, of both directions
-    dense: float  # those of the four dense products
+    operations: float  # floating-point operations, both directions together
+    dense: float  # operations of the four dense products
 
     @property
     def pays(self) -> bool:
-        """Whether it is faster than the dense products, on a CPU: nearly always but for small matrices."""
+        """Whether the plan beats dense products on a CPU, as it does for all but small matrices."""
         return _SLOWER * self.operations + _OVERHEAD < self.dense
 
 
@@ -104,8 +100,8 @@ def plan(limits: Lines, columns: int, *, complement: bool | None = None) -> Plan
 
     Args:
         limits: (rows,) non-increasing, in ``[0, columns]``.
-        columns: Of the matrix.
-        complement: Whether the complement is rotated; None takes what is cheaper.
+        columns: Columns of the matrix.
+        complement: Whether to rotate the complement; None takes whichever is cheaper.
     """
     limits = np.asarray(limits, dtype=np.int64)
     m, n = len(limits), columns
@@ -123,9 +119,8 @@ def plan(limits: Lines, columns: int, *, complement: bool | None = None) -> Plan
         complement = bool(outside.min() < inside.min())
     cost = outside if complement else inside
     split = int(cost.argmin())
-    heights = m - np.searchsorted(
-        limits[::-1], np.arange(n), side="right"
-    )  # rows that keep each column
+    # Number of rows that keep each column.
+    heights = m - np.searchsorted(limits[::-1], np.arange(n), side="right")
     if complement:
         first = int(last_limit[split])
         wide = Part(True, m, split, limits[split:], np.full(m - split, n))

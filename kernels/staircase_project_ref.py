@@ -1,4 +1,4 @@
-"""References of ``staircase_project``, its halves and ``masked_project``: rotate, mask, rotate back; never cast."""
+"""References of ``staircase_project``, its two halves and ``masked_project``. They never cast."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ def staircase_project(
     u_in: Tensor,  # (…, d_in, d_in)
     limits: Tensor,  # (…, d_out) int, non-increasing
 ) -> Tensor:
-    """``U_G ((U_G^T W U_A) * M) U_A^T`` with ``M_ij = 1`` where ``j < limits[i]``: (…, d_out, d_in)."""
+    """``U_G ((U_G^T W U_A) * M) U_A^T``: (…, d_out, d_in). ``M_ij = 1`` where ``j < limits[i]``."""
     return staircase_restore(u_out.mT @ w @ u_in, u_out, u_in, limits)
 
 

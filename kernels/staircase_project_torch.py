@@ -1,6 +1,6 @@
-"""``staircase_project`` by torch's own products, in the order of the cheapest plan.
+"""``staircase_project`` with torch's products, in the order of the cheapest plan.
 
-Beside the result there is only a chunk's worth of lines: an eighth of them at most.
+Besides the result, memory is needed for one chunk of lines only: an eighth of them at most.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,8 @@ from torch import Tensor
 from curvedit.kernels import staircase_project_ref as dense
 from curvedit.kernels.staircase_project_plan import Band, Part, Plan, plan
 
-_STRIP = 512  # rows that a mask is applied to, or a half-precision weight converted, at once; or an eighth of all
+# Rows that are masked, or converted from half precision, at a time; or an eighth of all rows.
+_STRIP = 512
 
 
 def staircase_project(
@@ -20,16 +21,17 @@ def staircase_project(
     u_in: Tensor,  # (…, d_in, d_in)
     limits: Tensor,  # (…, d_out) int, non-increasing
 ) -> Tensor:
-    """``U_G ((U_G^T W U_A) * M) U_A^T`` with ``M_ij = 1`` where ``j < limits[i]``, in the bases' dtype."""
+    """``U_G ((U_G^T W U_A) * M) U_A^T`` in the bases' dtype, ``M_ij = 1`` if ``j < limits[i]``."""
     if w.ndim == 3:
         return _stacked(_project, w, u_out, u_in, limits)
     return _project(w, u_out, u_in, limits)
 
 
 def staircase_rotate(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
-    """The forward half, ``(U_G^T W U_A) * M``: for several staircases inside of ``limits``.
+    """The forward half, ``(U_G^T W U_A) * M``.
 
-    Shapes and errors are those of ``staircase_project``.
+    Its result serves every staircase inside ``limits``. Shapes and errors are those of
+    ``staircase_project``.
     """
     if w.ndim == 3:
         return _stacked(_rotate, w, u_out, u_in, limits)
@@ -37,9 +39,10 @@ def staircase_rotate(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> 
 
 
 def staircase_restore(components: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
-    """The back half, ``U_G (C * M) U_A^T``, of components that hold everything inside of ``limits``.
+    """The back half, ``U_G (C * M) U_A^T``.
 
-    Shapes and errors are those of ``staircase_project``.
+    ``components`` must hold everything inside ``limits``. Shapes and errors are those of
+    ``staircase_project``.
     """
     if components.ndim == 3:
         return _stacked(_restore, components, u_out, u_in, limits)
@@ -52,7 +55,10 @@ def masked_project(
     u_in: Tensor,  # (d_in, d_in)
     mask: Tensor,  # (d_out, ceil(d_in / 8)) uint8, as numpy.packbits packs rows
 ) -> Tensor:
-    """``U_G ((U_G^T W U_A) * M) U_A^T`` for any set of components, in the bases' dtype: (d_out, d_in)."""
+    """``U_G ((U_G^T W U_A) * M) U_A^T``: (d_out, d_in), in the bases' dtype.
+
+    ``M`` is any set of components, the bits of ``mask``.
+    """
     result = torch.zeros_like(w, dtype=u_out.dtype)
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=w.device)
     for rows in _strips(w.shape[0]):
@@ -131,7 +137,7 @@ def _plan(limits: Tensor, w: Tensor, *, complement: bool | None = None) -> Plan:
 def _chunks(
     todo: Plan, source: Tensor, u_out: Tensor, u_in: Tensor, out: Tensor
 ) -> Iterator[tuple[Part, list[Band], Tensor, Tensor, Tensor, Tensor]]:
-    """Every chunk with source, bases and result turned so that its lines are rows."""
+    """Every chunk, with source, bases and result transposed where its lines are columns."""
     for part in todo.parts:
         turned = (source, u_out, u_in, out) if part.by_rows else (source.mT, u_in, u_out, out.mT)
         for chunk in part.chunks():
@@ -148,7 +154,7 @@ def _of(band: Band, chunk: list[Band]) -> slice:
 
 
 def _times(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right`` in left's dtype, never holding a converted copy of all of ``right``."""
+    """``left @ right`` in left's dtype, without a converted copy of all of ``right``."""
     if left.dtype == right.dtype:
         return left @ right
     total = left.new_zeros(left.shape[0], right.shape[1])
@@ -164,7 +170,7 @@ def _strips(size: int) -> Iterator[slice]:
 
 
 def _cut(block: Tensor, band: Band, part: Part) -> Tensor:
-    """Zero what lies outside of each line's own span, in place."""
+    """Zero whatever lies outside each line's own span, in place."""
     lines = slice(band.start - part.first, band.stop - part.first)
     column = torch.arange(band.low, band.high, device=block.device)
     begin, end = part.begin[lines], part.end[lines]

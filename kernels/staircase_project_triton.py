@@ -1,8 +1,9 @@
-"""Triton kernel of ``staircase_project``: products whose extent follows the staircase, a batch at once.
+"""Triton kernel of ``staircase_project``: batched products whose extent follows the staircase.
 
-One kernel makes every product, with 3xTF32, which is as accurate as float32. Lines of a plan's part
-are gone through in the order of their work. Into the eigenbasis only tiles that a line spans are
-computed; out of it only the span is contracted. The mask is never stored.
+One kernel computes every product, as 3xTF32, which is as accurate as float32. The lines of a
+plan's part are processed in the order of their work. On the way into the eigenbasis only tiles
+that some line spans are computed; on the way out only the spans are contracted. The mask is never
+stored.
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from curvedit.kernels.staircase_project_plan import Part, Plan, plan
 
-ROWS, COLUMNS, DEPTH = 64, 128, 16  # of a tile, and per step
+ROWS, COLUMNS, DEPTH = 64, 128, 16  # of a tile; depth per step
 WARPS, STAGES = 8, 2
-CHUNK = 2048  # lines at a time: more take memory
+CHUNK = 2048  # lines at a time: more would take more memory
 
 
 @triton.jit
@@ -26,7 +27,7 @@ def product_kernel(
     out,  # (batch, rows, columns) float32, any strides
     left,  # (batch, rows, depth), any strides
     right,  # (batch, depth, columns), any strides
-    table,  # (batch, 4) int64: lines of the problem, where left and where out begin, sign
+    table,  # (batch, 4) int64: lines of the problem, offsets of left and of out, sign
     spans,  # (batch, lines, 2) int32: each line's [begin, end)
     bits,  # (batch, rows, bytes) uint8 packed mask, or spans where unused
     rows,
@@ -42,10 +43,10 @@ def product_kernel(
     right_batch_stride,
     right_depth_stride,
     right_column_stride,
-    LINES: tl.constexpr,  # which extent the lines of the problem limit: "rows" or "depth"
+    LINES: tl.constexpr,  # the extent that the problem's lines limit: "rows" or "depth"
     SPANS: tl.constexpr,  # what the spans limit: "columns", "depth" or "nothing"
-    MASKED: tl.constexpr,  # what the bits leave of the output
-    ADD: tl.constexpr,  # add to the output, times the problem's sign
+    MASKED: tl.constexpr,  # keep only what the bits select
+    ADD: tl.constexpr,  # add the product, times the problem's sign, to the output
     REVERSED: tl.constexpr,  # the last lines are the longest
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -111,7 +112,7 @@ def product_kernel(
         + column[None, :].to(tl.int64) * out_column_stride
     )
     inside = (row < rows)[:, None] & (column < columns)[None, :]
-    if SPANS == "columns":  # before the tile's first column another part may have written
+    if SPANS == "columns":  # left of ``first`` another part may have written
         inside = inside & (column >= first)[None, :]
         total = tl.where(
             (column[None, :] >= begin[:, None]) & (column[None, :] < end[:, None]), total, 0.0
@@ -135,7 +136,7 @@ def staircase_project(
     u_in: Tensor,  # (…, d_in, d_in) float32
     limits: Tensor,  # (…, d_out) int, non-increasing
 ) -> Tensor:
-    """``U_G ((U_G^T W U_A) * M) U_A^T`` with ``M_ij = 1`` where ``j < limits[i]``, float32."""
+    """``U_G ((U_G^T W U_A) * M) U_A^T`` in float32; ``M_ij = 1`` where ``j < limits[i]``."""
     shape = w.shape
     w, u_out, u_in, limits = _batched(w, u_out, u_in, limits)
     plans = _plans(w, limits)
@@ -154,9 +155,10 @@ def staircase_project(
 
 
 def staircase_rotate(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
-    """The forward half, ``(U_G^T W U_A) * M``: for several staircases inside of ``limits``.
+    """The forward half, ``(U_G^T W U_A) * M``.
 
-    Shapes and errors are those of ``staircase_project``.
+    Its result serves every staircase inside ``limits``. Shapes and errors are those of
+    ``staircase_project``.
     """
     shape = w.shape
     w, u_out, u_in, limits = _batched(w, u_out, u_in, limits)
@@ -169,9 +171,10 @@ def staircase_rotate(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> 
 
 
 def staircase_restore(components: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
-    """The back half, ``U_G (C * M) U_A^T``, of components that hold everything inside of ``limits``.
+    """The back half, ``U_G (C * M) U_A^T``.
 
-    Shapes and errors are those of ``staircase_project``.
+    ``components`` must hold everything inside ``limits``. Shapes and errors are those of
+    ``staircase_project``.
     """
     shape = components.shape
     components, u_out, u_in, limits = _batched(components, u_out, u_in, limits)
@@ -192,7 +195,7 @@ def masked_project(
     u_in: Tensor,  # (d_in, d_in) float32
     mask: Tensor,  # (d_out, ceil(d_in / 8)) uint8, as numpy.packbits packs rows
 ) -> Tensor:
-    """``U_G ((U_G^T W U_A) * M) U_A^T`` for any set of components: (d_out, d_in) float32."""
+    """``U_G ((U_G^T W U_A) * M) U_A^T``: (d_out, d_in) float32; ``M`` is any set of components."""
     w, u, v, _ = _batched(w, u_out, u_in, mask)
     result = torch.zeros_like(w, dtype=torch.float32)
     full = np.full(w.shape[1], w.shape[2])
@@ -209,12 +212,12 @@ def masked_project(
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some lines of every problem's part, by one of the bases."""
+    """Some lines of each problem's part, all belonging to the same basis."""
 
     by_rows: bool
     is_reversed: bool
     start: int
-    lines: int  # of the problem that has most
+    lines: int  # of the problem that has the most
     first: list[int]
     count: list[int]
     sign: list[int]
@@ -223,7 +226,7 @@ class _Chunk:
     def turned(
         self, w: Tensor, u_out: Tensor, u_in: Tensor, out: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Weight, bases and result, such that lines are rows; the spans go where they are."""
+        """Weight, bases and result, transposed where lines are columns."""
         return (w, u_out, u_in, out) if self.by_rows else (w.mT, u_in, u_out, out.mT)
 
 
@@ -284,8 +287,8 @@ def _multiply(
     *,
     lines_are: str,
     spans: str = "nothing",
-    left_at: int = 0,  # stride by which the first line is skipped
-    out_at: int = 0,
+    left_at: int = 0,  # offset into left per line before the chunk's first
+    out_at: int = 0,  # the same in out
     bits: Tensor | None = None,
     add: bool = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The contract of ``syrk_accumulate`` and of its pair, on every backend."""
+"""The contracts of ``syrk_accumulate`` and ``syrk_accumulate_pair``, on every backend."""
 
 import torch
 from torch import Tensor
@@ -32,12 +32,13 @@ def require_syrk(
         x: The tokens.
         weight: Their weights.
         offsets: Group ``g`` takes tokens ``offsets[g] … offsets[g + 1] - 1``.
-        values: Whether weights and offsets are read; a GPU waits for that.
-        names: Of ``out`` and ``weight`` in messages.
+        values: Whether to read weights and offsets; on a GPU that waits.
+        names: What messages call ``out`` and ``weight``.
 
     Raises:
         TypeError: a dtype is not accepted.
-        ValueError: a shape, layout, device or value does not fit, or ``out`` shares memory with an input.
+        ValueError: a shape, layout, device or value does not fit, or ``out`` shares memory with an
+            input.
     """
     if x.ndim != 2:
         raise ValueError(f"x: expected shape (tokens, d), got {tuple(x.shape)}")
@@ -69,13 +70,13 @@ def require_pair(
     out: Tensor,  # as require_syrk's
     out_weighted: Tensor,  # as out
     x: Tensor,
-    weight: Tensor,  # of out_weighted
-    mask: Tensor | None = None,  # of out: (tokens,) float32, 0 where a token does not count
+    weight: Tensor,  # for out_weighted
+    mask: Tensor | None = None,  # for out: (tokens,) float32, 0 for tokens left out
     offsets: Tensor | None = None,
     *,
     values: bool = True,
 ) -> None:
-    """Raise unless the arguments of the pair fit each other; errors are those of :func:`require_syrk`."""
+    """Raise unless the arguments of the pair fit each other, as :func:`require_syrk` does."""
     require_syrk(out, x, mask, offsets, values=values, names=("out", "mask"))
     require_syrk(out_weighted, x, weight, offsets, values=values, names=("out_weighted", "weight"))
     require_apart("out", out, {"out_weighted": out_weighted})

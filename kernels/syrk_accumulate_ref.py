@@ -1,4 +1,4 @@
-"""Reference of ``syrk_accumulate`` and its pair: a few lines of torch that never cast."""
+"""References of ``syrk_accumulate`` and ``syrk_accumulate_pair``. They never cast."""
 
 from torch import Tensor
 
@@ -12,7 +12,10 @@ def syrk_accumulate(
     weight: Tensor | None = None,  # (tokens,), >= 0
     offsets: Tensor | None = None,  # (groups + 1,)
 ) -> None:
-    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place; weight 0 leaves a token out."""
+    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place.
+
+    Tokens of weight 0 are left out, whatever they hold.
+    """
     if offsets is not None:
         for group, start, stop in zip(out, offsets[:-1], offsets[1:], strict=True):
             syrk_accumulate(group, x[start:stop], None if weight is None else weight[start:stop])

@@ -1,7 +1,8 @@
-"""``syrk_accumulate`` by torch's own products, in bands of rows: for devices that have no measured kernel of ours.
+"""``syrk_accumulate`` with torch's products, in bands of rows: where no measured kernel runs.
 
-On a GPU half-precision input is multiplied as it is, with a float32 result: such products are exact, and the
-tensor cores make them about ten times as fast as float32 ones. Everything else is multiplied in float32.
+On a GPU half-precision input is multiplied as it is, into a float32 result: such products are
+exact, and tensor cores compute them about ten times as fast as float32 ones. Everything else is
+multiplied in float32.
 """
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 from curvedit.kernels.splits import in_two_calls
 from curvedit.kernels.tiles import TILE
 
-_TOKENS = 16384  # at a time: bounds a float32 copy, and how long tensor cores, which truncate, add without a flush
-_BAND = 8 * TILE  # rows of the product at a time: 1 / (2 bands) of the square is wasted
+# Tokens at a time. Bounds the size of a float32 copy, and how many products the tensor cores, which
+# truncate when they add, sum up without a flush.
+_TOKENS = 16384
+_BAND = 8 * TILE  # rows of the product at a time: of b bands, 1 / 2b of the square is wasted
 
 
 def syrk_accumulate(
@@ -20,7 +23,10 @@ def syrk_accumulate(
     weight: Tensor | None = None,  # (tokens,) float32, >= 0
     offsets: Tensor | None = None,  # (groups + 1,) int64
 ) -> None:
-    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place; a token of weight 0 is left out."""
+    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place.
+
+    Tokens of weight 0 are left out, whatever they hold.
+    """
     if offsets is not None:
         bounds = offsets.tolist()
         for group, start, stop in zip(out, bounds[:-1], bounds[1:], strict=True):
@@ -44,7 +50,9 @@ def _accumulate(out: Tensor, x: Tensor, weight: Tensor | None) -> None:
         _add_bands(out, rows, rows)
     elif weight is None:
         _add_bands(out, x, x)
-    else:  # w x has 24 significant bits: three bfloat16 numbers, whose products with x are exact again
+    else:
+        # w x has 24 significant bits: the sum of three bfloat16 numbers, whose products with x are
+        # exact again.
         rest = x.to(out.dtype) * weight[:, None]
         for _ in range(3):
             part = rest.to(x.dtype)
@@ -53,7 +61,10 @@ def _accumulate(out: Tensor, x: Tensor, weight: Tensor | None) -> None:
 
 
 def _multiplies_halves(x: Tensor, *, weighted: bool) -> bool:
-    """Whether torch has products of halves with a float32 result here; float16 has no room for a weight."""
+    """Whether torch multiplies half-precision tensors into a float32 result here.
+
+    Weighted float16 is excluded: it has no room for a weight.
+    """
     accepted = (torch.bfloat16,) if weighted else (torch.bfloat16, torch.float16)
     return x.is_cuda and x.dtype in accepted and hasattr(torch.ops.aten.mm, "dtype")
 

@@ -1,9 +1,9 @@
 """Triton kernel of ``syrk_accumulate``: one program per lower tile, the token loop inside.
 
-Half-precision products are exact in float32, so inputs go to the tensor cores as they are; float32
-inputs are multiplied in float32. Tensor cores truncate when they add, so the registers are flushed
-into the float32 tile at least every 16k tokens. Where tiles are too few to fill the device, several
-programs share a tile's tokens; their parts are added in a fixed order afterwards.
+Half-precision products are exact in float32, so such inputs go to the tensor cores as they are;
+float32 inputs are multiplied in float32. Tensor cores truncate when they add, so the registers are
+flushed into the float32 tile at least every 16k tokens. Where there are too few tiles to fill the
+device, several programs share a tile's tokens; their parts are then added in a fixed order.
 """
 
 import os
@@ -17,10 +17,10 @@ from curvedit.kernels.splits import in_two_calls, shares_of
 from curvedit.kernels.tiles import TILE, tile_count
 
 FLUSH = 16384  # tokens per launch
-_BLOCK = 1024  # elements of a program that adds parts
-_GROUP = 8  # tile rows that are walked together, so that their columns of x stay in the L2 cache
+_BLOCK = 1024  # elements per program that adds parts
+_GROUP = 8  # tile rows walked together, so that their columns of x stay in the L2 cache
 
-# (tokens per step, warps, pipeline stages) by compute capability and input: half precision, float32
+# (tokens per step, warps, pipeline stages) by compute capability and kind of input
 CONFIGS = {
     80: {"half": (32, 8, 3), "float32": (16, 8, 2)},
     86: {"half": (32, 8, 3), "float32": (16, 8, 2)},
@@ -32,19 +32,19 @@ CONFIGS = {
 
 @triton.jit
 def syrk_accumulate_kernel(
-    out,  # (groups, tiles, 128, 128) float32; with SPLIT a part per share, overwritten: (shares, groups, …)
+    out,  # (groups, tiles, 128, 128) float32; with SPLIT (shares, groups, …), overwritten
     x,  # (tokens, dim)
     weight,  # (tokens,) float32, or x itself where unused
     offsets,  # (groups + 1,) int64, or x itself where unused
     tokens,
-    past,  # tokens of every share that earlier launches took
+    past,  # tokens of each share that earlier launches have added
     dim,
     token_stride,
     dim_stride,
     WEIGHTED: tl.constexpr,
     GROUPED: tl.constexpr,
     SPLIT: tl.constexpr,
-    UPCAST: tl.constexpr,  # multiply in float32: for the interpreter, whose bfloat16 products are wrong
+    UPCAST: tl.constexpr,  # to float32 before multiplying: the interpreter gets bfloat16 wrong
     TILE: tl.constexpr,
     GROUP: tl.constexpr,
     STEP: tl.constexpr,
@@ -82,7 +82,7 @@ def syrk_accumulate_kernel(
         if UPCAST:
             left = left.to(tl.float32)
             right = right.to(tl.float32)
-        if WEIGHTED:  # the root on both sides, equally rounded, keeps the sum symmetric
+        if WEIGHTED:  # the root on both sides, rounded alike, keeps the sum symmetric
             w = tl.load(weight + token, inside, other=0.0)
             root = tl.sqrt(w)[:, None]
             used = (w > 0)[:, None]
@@ -116,13 +116,13 @@ def add_parts_kernel(
 
 @triton.jit
 def _halves(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The left and the right half of a tile's columns."""
+    """The left and right halves of a tile's columns."""
     return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
 
 
 @triton.jit
 def _put(corner, columns, OVERWRITE: tl.constexpr, TILE: tl.constexpr):
-    """Add half a tile in place: old values of a whole one would not fit beside the sum in registers."""
+    """Add half a tile in place: beside the sum, registers have no room for a whole old tile."""
     place = corner + tl.arange(0, TILE)[:, None] * TILE + tl.arange(0, TILE // 2)[None, :]
     if not OVERWRITE:
         columns += tl.load(place)
@@ -131,7 +131,7 @@ def _put(corner, columns, OVERWRITE: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def _row_of(index):
-    """The row of the element ``index`` of a packed lower triangle; the root may be off by one."""
+    """The row of element ``index`` of a packed lower triangle; the root may be off by one."""
     row = ((tl.sqrt(8.0 * index.to(tl.float32) + 1.0) - 1.0) / 2.0).to(tl.int32)
     row = tl.where(row * (row + 1) // 2 > index, row - 1, row)
     return tl.where((row + 1) * (row + 2) // 2 <= index, row + 1, row)
@@ -139,7 +139,10 @@ def _row_of(index):
 
 @triton.jit
 def _tile_of(program, side, GROUP: tl.constexpr):
-    """Program to (row, column): groups of tile rows, column by column; the triangle at the end of each."""
+    """Map a program to (row, column): by groups of tile rows, each column by column.
+
+    The triangle at the end of a group comes last.
+    """
     first = _row_of(program) // GROUP * GROUP
     height = tl.minimum(GROUP, side - first)
     place = program - first * (first + 1) // 2
@@ -155,10 +158,11 @@ def syrk_accumulate(
     out: Tensor,  # (tile_count(d), 128, 128) float32, contiguous; (groups, …) with offsets
     x: Tensor,  # (tokens, d) float32, bfloat16 or float16, any strides
     weight: Tensor | None = None,  # (tokens,) float32, >= 0
-    offsets: Tensor
-    | None = None,  # (groups + 1,) int64: group g takes tokens offsets[g] … offsets[g + 1] - 1
+    offsets: Tensor | None = None,  # (groups + 1,) int64
 ) -> None:
-    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place, over all tokens or per group.
+    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place.
+
+    With offsets, group ``g`` sums tokens ``offsets[g] … offsets[g + 1] - 1`` into ``out[g]``.
 
     Raises:
         RuntimeError: there is no configuration for this GPU.
@@ -196,7 +200,7 @@ def syrk_accumulate(
             )
 
 
-syrk_accumulate_pair = in_two_calls(syrk_accumulate)  # one tile's registers hold one sum only
+syrk_accumulate_pair = in_two_calls(syrk_accumulate)  # registers hold one sum of a tile only
 
 
 def config(x: Tensor) -> tuple[int, int, int]:
@@ -207,7 +211,8 @@ def config(x: Tensor) -> tuple[int, int, int]:
     major, minor = torch.cuda.get_device_capability(x.device)
     if 10 * major + minor not in CONFIGS:
         raise RuntimeError(
-            f"syrk_accumulate: no configuration for compute capability {major}.{minor}; has {sorted(CONFIGS)}"
+            f"syrk_accumulate: no configuration for compute capability {major}.{minor}; "
+            f"has {sorted(CONFIGS)}"
         )
     return CONFIGS[10 * major + minor][kind]
 

@@ -1,9 +1,9 @@
 """Tile-packed storage of a symmetric matrix: its lower 128 x 128 tiles, one after another.
 
-Tile ``(row, col)`` with ``col <= row`` lies at index ``row * (row + 1) / 2 + col``. Element
-``(r, c)`` of it is element ``(128 * row + r, 128 * col + c)`` of the matrix. Tiles on the diagonal
-count only on and below their own diagonal; what lies above it, and what lies outside a matrix
-whose size is no multiple of 128, is never read.
+Tile ``(row, col)`` with ``col <= row`` lies at index ``row * (row + 1) / 2 + col``. Its element
+``(r, c)`` is element ``(128 * row + r, 128 * col + c)`` of the matrix. Two parts of a tile are
+never read: what lies above the diagonal of a diagonal tile, and what lies outside a matrix whose
+size is not a multiple of 128.
 """
 
 import torch
@@ -13,7 +13,7 @@ TILE = 128
 
 
 def tile_count(size: int) -> int:
-    """Number of tiles that store a symmetric matrix of ``size`` rows."""
+    """Number of tiles needed for a symmetric matrix of ``size`` rows."""
     side = -(-size // TILE)
     return side * (side + 1) // 2
 
