@@ -14,6 +14,7 @@ constexpr int kTile = kDeviceTile, kConsumers = 256, kThreads = kConsumers + 128
 constexpr int kColumns = 64;                      // of a panel: rows of 128 bytes, what the swizzle spans
 constexpr int kPanel = kDepth * kColumns * 2;     // bytes
 constexpr int kOperand = kTile / kColumns * kPanel, kStage = 2 * kOperand;
+constexpr int kFlush = kDeviceFlush / kDepth;  // steps
 constexpr int kAlignment = 1024;                  // of a swizzled panel
 constexpr int kShared = kStages * (kStage + 2 * 8) + kAlignment;
 
@@ -54,7 +55,8 @@ CURVEDIT_DEVICE void feed(const TensorMap* map, Range range, int row, int column
   }
 }
 
-// Two warpgroups: multiply what has come, and hand each stage back once its products are done.
+// Two warpgroups: multiply what has arrived, and hand each stage back once its products are done.
+// Only products touch the sum between two flushes: ptxas serialises them all otherwise.
 template <typename Warpgroup>
 CURVEDIT_DEVICE void consume(const SyrkOnDevice& p, Range range, int operands, unsigned char* stages, Shared full,
                              Shared empty, float* tile) {
@@ -62,28 +64,28 @@ CURVEDIT_DEVICE void consume(const SyrkOnDevice& p, Range range, int operands, u
   const std::int64_t steps = (range.last - range.first + kDepth - 1) / kDepth;
   float sum[64] = {};
   bool is_added = !p.partial;
-  for (std::int64_t k = 0; k < steps; ++k) {
-    const auto stage = static_cast<unsigned>(k % kStages), turn = static_cast<unsigned>(k / kStages);
-    unsigned char* const left = stages + stage * kStage;
-    wait(full + 8 * stage, turn & 1);
-    const std::int64_t tokens = range.last - range.first - k * kDepth;
-    if (tokens < kDepth) clear_tail(left, static_cast<int>(tokens), 2 * operands);
-    const Shared a = to_shared(left) + thread_index() / 128 * kPanel, b = to_shared(left) + (operands - 1) * kOperand;
-    begin_products();
+  std::int64_t k = 0;
+  do {  // once even without tokens: a partial tile is always written
+    const std::int64_t stop = k + kFlush < steps ? k + kFlush : steps;
+    for (; k < stop; ++k) {
+      const auto stage = static_cast<unsigned>(k % kStages), turn = static_cast<unsigned>(k / kStages);
+      unsigned char* const left = stages + stage * kStage;
+      wait(full + 8 * stage, turn & 1);
+      const std::int64_t tokens = range.last - range.first - k * kDepth;
+      if (tokens < kDepth) clear_tail(left, static_cast<int>(tokens), 2 * operands);
+      const Shared a = to_shared(left) + thread_index() / 128 * kPanel, b = to_shared(left) + (operands - 1) * kOperand;
+      begin_products();
 CURVEDIT_UNROLL
-    for (int row = 0; row < kDepth; row += 16)
-      Warpgroup::multiply(sum, matrix_at(a + row * 128, kPanel, 1024), matrix_at(b + row * 128, kPanel, 1024));
-    commit_products();
-    wait_for_products<1>();
-    if (k > 0 && hands_back) arrive(empty + 8 * static_cast<unsigned>((k - 1) % kStages));
-    if ((k + 1) % (kDeviceFlush / kDepth) == 0) {
-      wait_for_products<0>();
-      store(sum, tile, is_added);
-      is_added = true;
+      for (int row = 0; row < kDepth; row += 16)
+        Warpgroup::multiply(sum, matrix_at(a + row * 128, kPanel, 1024), matrix_at(b + row * 128, kPanel, 1024));
+      commit_products();
+      wait_for_products<1>();
+      if (k > 0 && hands_back) arrive(empty + 8 * static_cast<unsigned>((k - 1) % kStages));
     }
-  }
-  wait_for_products<0>();
-  store(sum, tile, is_added);
+    wait_for_products<0>();
+    store(sum, tile, is_added);
+    is_added = true;
+  } while (k < steps);
 }
 
 }  // namespace wgmma

@@ -18,6 +18,7 @@ CASES = [  # tokens dim dtype splits groups poisoned
     "400 128 fp16 1 5 30",  # the last tokens, and what lies beside the columns, are NaN
     "97 120 bf16 1 2 7",
     "0 40 bf16 2 1 0",
+    "16384 8 bf16 1 1 0",  # as many as one flush takes
     "16500 8 fp16 1 1 0",  # past the flush
 ]
 COPIES = ({}, {"EARLY_COPIES": "1"})  # when what was copied arrives: as late as can be, or at once
@@ -45,10 +46,10 @@ def test_sanitizers_find_nothing(tmp_path):
 
 FAULTS = {
     "products not waited for": (
-        "wait_for_products<1>();\n    if (k > 0",
-        "wait_for_products<2>();\n    if (k > 0",
+        "wait_for_products<1>();",
+        "wait_for_products<2>();",
     ),
-    "a stage not waited for": ("    wait(full + 8 * stage, turn & 1);\n", ""),
+    "a stage not waited for": ("wait(full + 8 * stage, turn & 1);", "(void)turn;"),
     "a stage filled too early": ("(turn & 1) ^ 1", "turn & 1"),
     "a stage handed back too early": (
         "arrive(empty + 8 * static_cast<unsigned>((k - 1) % kStages))",
