@@ -6,8 +6,9 @@
 
 namespace curvedit {
 
-// Of "amx", "avx512", "avx2" and "portable" those that this machine has, fastest first. "amx" implies
-// "avx512", which its kernels fall back to, and that the operating system has granted its tiles.
+// Those of "amx", "avx512", "avx2" and "portable" that this machine has, fastest first. "amx" is
+// listed only if the operating system grants its tiles, and only beside "avx512", on which its
+// kernels fall back.
 const std::vector<std::string>& cpu_instruction_sets();
 
 // An op's kernel for one instruction set.
@@ -27,10 +28,11 @@ std::vector<CpuKernel<Problem>> usable(const std::vector<CpuKernel<Problem>>& ke
   return found;
 }
 
-// The kernel for the instruction set of this name, or the fastest for "".
-// Throws std::invalid_argument for a set that is not among those of `usable`.
+// The kernel for the named instruction set, or the fastest one for "".
+// Throws std::invalid_argument if none of `usable` has that name.
 template <typename Problem>
-const CpuKernel<Problem>& choose(const std::vector<CpuKernel<Problem>>& usable, const std::string& name) {
+const CpuKernel<Problem>& choose(const std::vector<CpuKernel<Problem>>& usable,
+                                 const std::string& name) {
   for (const CpuKernel<Problem>& kernel : usable)
     if (name.empty() || name == kernel.instruction_set) return kernel;
   throw std::invalid_argument("instruction_set: this machine has no " + name);

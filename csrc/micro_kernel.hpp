@@ -1,9 +1,9 @@
-// What the CPU kernels are made of, compiled once per instruction set.
+// The building blocks of the CPU kernels, compiled once per instruction set.
 //
 // Tokens are packed, as float32, into panels of 16 neighbouring columns (depth x 16, contiguous). A
-// panel serves as rows of a product, read one number at a time, and as columns, read one vector at a
-// time. The micro-kernel keeps a kHeight x 16 kPanels block of the product in registers over the
-// whole depth.
+// panel serves both as rows of a product, read one number at a time, and as columns, read one
+// vector at a time. The micro-kernel keeps a kHeight x 16 kPanels block of the product in registers
+// over the whole depth.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -17,8 +17,8 @@
 
 #include "tokens.hpp"
 
-// After the standard headers, so that none of their functions is compiled for this set: the linker
-// keeps one copy of each, and might keep that one.
+// After the standard headers, so that none of their functions is compiled for this instruction set:
+// the linker keeps one copy of each function, and it might be that one.
 #if defined(CURVEDIT_TARGET)
 CURVEDIT_TARGET
 #endif
@@ -27,7 +27,7 @@ namespace curvedit {
 namespace {
 
 constexpr std::ptrdiff_t kPanel = 16;
-constexpr std::ptrdiff_t kGroup = kTile / kPanel;  // panels of a tile
+constexpr std::ptrdiff_t kGroup = kTile / kPanel;  // panels per tile
 constexpr std::ptrdiff_t kChunk = 8;  // tokens packed at a time, so that reads stay sequential
 
 typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
@@ -60,14 +60,15 @@ inline float load(const Float16* x) {
     const float value = static_cast<float>(mantissa) * 5.9604644775390625e-8f;
     return sign ? -value : value;
   }
-  const std::uint32_t bits = sign | ((exponent == 31 ? 255u : exponent + 112u) << 23) | (mantissa << 13);
+  const std::uint32_t bits =
+      sign | ((exponent == 31 ? 255u : exponent + 112u) << 23) | (mantissa << 13);
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 #endif
 }
 
-// Sixteen neighbours at once.
+// Loads sixteen neighbouring columns at once.
 inline void load_panel(const float* x, float scale, float* to) {
   *reinterpret_cast<Floats*>(to) = *reinterpret_cast<const Floats*>(x) * scale;
 }
@@ -80,7 +81,8 @@ inline void load_panel(const Bfloat16* x, float scale, float* to) {
 inline void load_panel(const Float16* x, float scale, float* to) {
 #if defined(CURVEDIT_F16C)
   for (int half = 0; half < 2; ++half) {
-    const __m256 eight = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 8 * half)));
+    const __m256 eight =
+        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 8 * half)));
     _mm256_storeu_ps(to + 8 * half, _mm256_mul_ps(eight, _mm256_set1_ps(scale)));
   }
 #else
@@ -88,7 +90,8 @@ inline void load_panel(const Float16* x, float scale, float* to) {
 #endif
 }
 
-// Columns [first, first + 16) of `count` tokens from `token` on, times the tokens' scales; 0 outside.
+// Packs columns [first, first + 16) of `count` tokens from `token` on, times the tokens' scales.
+// Columns outside the matrix become 0.
 template <typename T>
 void pack_chunk(const Tokens& p, const float* scale, std::ptrdiff_t token, std::ptrdiff_t count,
                 std::ptrdiff_t first, float* to) {
@@ -97,19 +100,21 @@ void pack_chunk(const Tokens& p, const float* scale, std::ptrdiff_t token, std::
   for (std::ptrdiff_t k = 0; k < count; ++k, to += kPanel) {
     const float s = scale ? scale[k] : 1.0f;
     const T* from = x + (token + k) * p.token_stride + first * p.dim_stride;
-    if (s == 0.0f) {  // never read: NaN times 0 would stay NaN
+    if (s == 0.0f) {  // not read: 0 times NaN would be NaN
       std::fill(to, to + kPanel, 0.0f);
     } else if (width == kPanel && p.dim_stride == 1) {
-      __builtin_prefetch(from + 2 * kChunk * p.token_stride);  // rows are short: no stream forms by itself
+      // Rows are too short for the hardware to start prefetching.
+      __builtin_prefetch(from + 2 * kChunk * p.token_stride);
       load_panel(from, s, to);
     } else {
-      for (std::ptrdiff_t c = 0; c < kPanel; ++c) to[c] = c < width ? s * load(from + c * p.dim_stride) : 0.0f;
+      for (std::ptrdiff_t c = 0; c < kPanel; ++c)
+        to[c] = c < width ? s * load(from + c * p.dim_stride) : 0.0f;
     }
   }
 }
 
-inline void pack_chunk(const Tokens& p, const float* scale, std::ptrdiff_t token, std::ptrdiff_t count,
-                       std::ptrdiff_t first, float* to) {
+inline void pack_chunk(const Tokens& p, const float* scale, std::ptrdiff_t token,
+                       std::ptrdiff_t count, std::ptrdiff_t first, float* to) {
   switch (p.dtype) {
     case Dtype::float32: return pack_chunk<float>(p, scale, token, count, first, to);
     case Dtype::bfloat16: return pack_chunk<Bfloat16>(p, scale, token, count, first, to);
@@ -117,7 +122,8 @@ inline void pack_chunk(const Tokens& p, const float* scale, std::ptrdiff_t token
   }
 }
 
-// Of this namespace, as a std::vector is not: the linker may not exchange it for another set's copy.
+// In the unnamed namespace, unlike std::vector, so that the linker cannot replace it by a copy that
+// was compiled for another instruction set.
 struct Free {
   void operator()(float* memory) const { ::operator delete(memory, std::align_val_t{64}); }
 };
@@ -130,35 +136,42 @@ inline Memory allocate(std::ptrdiff_t floats) {
 
 struct Add {
   template <typename V>
-  static V of(V sum) { return sum; }
+  static V of(V sum) {
+    return sum;
+  }
 };
 struct AddSquare {
   template <typename V>
-  static V of(V sum) { return sum * sum; }
+  static V of(V sum) {
+    return sum * sum;
+  }
 };
 
-// Per instruction set: floats of a vector; columns of the micro-kernel, in panels; and how the 16 rows of
-// a panel are shared out, so that the sums fill the registers but do not spill.
+// Parameters of an instruction set: floats per vector; columns of the micro-kernel, in panels; and
+// how the 16 rows of a panel are divided, so that the sums fill the registers without spilling.
 template <int kFloats, int kPanels, int... kRows>
 struct MicroKernel {
-  typedef float Vector __attribute__((vector_size(kFloats * sizeof(float)), aligned(16), may_alias));
-  typedef float Unaligned __attribute__((vector_size(kFloats * sizeof(float)), aligned(4), may_alias));
+  typedef float Vector
+      __attribute__((vector_size(kFloats * sizeof(float)), aligned(16), may_alias));
+  typedef float Unaligned
+      __attribute__((vector_size(kFloats * sizeof(float)), aligned(4), may_alias));
   static constexpr int kPerPanel = static_cast<int>(kPanel) / kFloats;
   static constexpr int kVectors = kPanels * kPerPanel;  // per row
   static constexpr std::ptrdiff_t kColumns = kPanels * kPanel;
   static_assert((kRows + ...) == kPanel && kTile % kColumns == 0, "micro-tiles must fill a tile");
 
-  // 16 rows of c, kColumns wide, += rows^T columns over `depth` tokens, or its square. Panels lie `next` floats apart.
+  // 16 rows of c, kColumns wide, += rows^T columns over `depth` tokens, or its square, as `Take`
+  // says. Panels lie `next` floats apart.
   template <typename Take>
-  static void block(const float* rows, const float* columns, std::ptrdiff_t next, std::ptrdiff_t depth, float* c,
-                    std::ptrdiff_t stride) {
+  static void block(const float* rows, const float* columns, std::ptrdiff_t next,
+                    std::ptrdiff_t depth, float* c, std::ptrdiff_t stride) {
     (micro<Take, kRows>(rows, columns, next, depth, c, stride), ...);
   }
 
  private:
   template <typename Take, int kHeight>
-  static inline void micro(const float*& rows, const float* columns, std::ptrdiff_t next, std::ptrdiff_t depth,
-                           float*& c, std::ptrdiff_t stride) {
+  static inline void micro(const float*& rows, const float* columns, std::ptrdiff_t next,
+                           std::ptrdiff_t depth, float*& c, std::ptrdiff_t stride) {
     for (int r = 0; r < kHeight; ++r)  // c is far away: fetch it while the sums are computed
       for (std::ptrdiff_t v = 0; v < kColumns; v += 16) __builtin_prefetch(c + r * stride + v, 1);
     Vector sum[kHeight][kVectors] = {};
@@ -188,4 +201,3 @@ struct MicroKernel {
 
 }  // namespace
 }  // namespace curvedit
-

@@ -8,19 +8,20 @@
 namespace curvedit {
 
 // Reference: kernels/second_moment_accumulate_ref.py.
+// Sequence b is tokens offsets[b] … offsets[b + 1] - 1.
 struct SecondMoment {
-  float* out;                   // (g.dim, a.dim), rows one after another
-  Tokens g, a;                  // the same tokens
-  const std::int64_t* offsets;  // (sequences + 1,): sequence b takes tokens offsets[b] … offsets[b + 1] - 1
+  float* out;                   // (g.dim, a.dim), contiguous
+  Tokens g, a;                  // gradients and inputs of the same tokens
+  const std::int64_t* offsets;  // (sequences + 1,)
   std::ptrdiff_t sequences;
   int threads;
 };
 
-// Runs with the instruction set of this name, one of second_moment_instruction_sets(), or with the fastest for "".
-// Throws std::invalid_argument for one that this machine lacks.
+// Runs with the named instruction set, one of second_moment_instruction_sets(), or with the fastest
+// for "". Throws std::invalid_argument for one that this machine lacks.
 void second_moment_accumulate(const SecondMoment& problem, const std::string& instruction_set);
 
-// Those that this machine has, fastest first.
+// The op's instruction sets that this machine has, fastest first.
 std::vector<std::string> second_moment_instruction_sets();
 
 void second_moment_portable(const SecondMoment& problem);

@@ -3,5 +3,7 @@
 #include "second_moment_accumulate_kernel.hpp"
 
 namespace curvedit {
-void second_moment_avx2(const SecondMoment& problem) { SecondMoments<MicroKernel<8, 1, 6, 5, 5>>::run(problem); }
+void second_moment_avx2(const SecondMoment& problem) {
+  SecondMoments<MicroKernel<8, 1, 6, 5, 5>>::run(problem);
+}
 }  // namespace curvedit

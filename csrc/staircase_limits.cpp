@@ -21,7 +21,8 @@ double from_bits(std::uint64_t bits) {
   return value;
 }
 
-// Spectra and prefix sums of mu; walks the staircase of products >= (or >) a threshold once.
+// Both spectra, and the prefix sums of mu. Walks the staircase of products >= (or >) a threshold
+// once.
 struct Walk {
   const double* lam;
   std::ptrdiff_t m;
@@ -41,7 +42,9 @@ struct Walk {
   double mass_at_or_above(double threshold) const {
     double mass = 0.0;
     rows([=](double product) { return product >= threshold; },
-         [&](std::ptrdiff_t i, std::ptrdiff_t columns) { mass += lam[i] * prefix[static_cast<std::size_t>(columns)]; });
+         [&](std::ptrdiff_t i, std::ptrdiff_t columns) {
+           mass += lam[i] * prefix[static_cast<std::size_t>(columns)];
+         });
     return mass;
   }
 };
@@ -71,7 +74,7 @@ Staircase staircase_limits(const double* lam, std::ptrdiff_t m, const double* mu
   }
   const double threshold = from_bits(low);
 
-  // Everything above the threshold, then as many of those that equal it as the target needs.
+  // Keep everything above the threshold, then as many ties with it as the target needs.
   double mass = 0.0;
   std::int64_t kept = 0;
   walk.rows([=](double product) { return product > threshold; },
@@ -82,9 +85,10 @@ Staircase staircase_limits(const double* lam, std::ptrdiff_t m, const double* mu
             });
   const auto reaches = [=](double ties) { return mass + threshold * ties >= target; };
   double ties = threshold > 0.0 ? std::ceil((target - mass) / threshold) : 1.0;
-  if (!reaches(ties)) ties += 1.0;  // the quotient is rounded: it may be off by one
+  if (!reaches(ties)) ties += 1.0;  // the quotient is rounded and may be off by one
   else if (reaches(ties - 1.0)) ties -= 1.0;
-  auto needed = static_cast<std::int64_t>(std::clamp(ties, 1.0, static_cast<double>(m) * static_cast<double>(n)));
+  auto needed = static_cast<std::int64_t>(
+      std::clamp(ties, 1.0, static_cast<double>(m) * static_cast<double>(n)));
   walk.rows([=](double product) { return product >= threshold; },
             [&](std::ptrdiff_t i, std::ptrdiff_t columns) {
               const std::int64_t taken = std::min<std::int64_t>(needed, columns - limits[i]);

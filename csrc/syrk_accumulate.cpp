@@ -21,7 +21,8 @@ const std::vector<CpuKernel<Syrk>>& kernels() {
 
 }  // namespace
 
-void syrk_accumulate(const Syrk& problem, const std::vector<std::int64_t>& offsets, const std::string& instruction_set) {
+void syrk_accumulate(const Syrk& problem, const std::vector<std::int64_t>& offsets,
+                     const std::string& instruction_set) {
   const CpuKernel<Syrk>& kernel = choose(kernels(), instruction_set);
   const std::ptrdiff_t size = syrk_tiles(problem.x.dim) * kTile * kTile;
   for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {

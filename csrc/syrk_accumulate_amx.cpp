@@ -1,16 +1,28 @@
-// syrk_accumulate of bfloat16 input on Intel's matrix unit: 16 x 16 tiles, 32 tokens a step.
+// syrk_accumulate for bfloat16 input on Intel's matrix unit: 16 x 16 tiles, 32 tokens per step.
 //
-// Sums of weight 0 or 1 only; everything else goes to AVX-512. Subnormal numbers count as 0 here.
-#define CURVEDIT_TARGET \
-  _Pragma("GCC target(\"avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,amx-tile,amx-bf16,prefer-vector-width=512\")")
+// Takes sums whose weights are all 0 or 1; everything else goes to AVX-512. The unit treats
+// subnormal numbers as 0.
+#define CURVEDIT_TARGET                                                                          \
+  _Pragma("GCC target(\"avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,prefer-vector-width=512\")") \
+      _Pragma("GCC target(\"amx-tile,amx-bf16\")")
 #define CURVEDIT_F16C
+
+// GCC 12 warns about variables that this header leaves undefined on purpose.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
+
 #include "syrk_accumulate_kernel.hpp"
 
 namespace curvedit {
 namespace {
 
 constexpr std::ptrdiff_t kStep = 32, kSteps = 8, kAmxDepth = kStep * kSteps;  // tokens
-constexpr std::ptrdiff_t kWords = kPanel * kPanel;  // pairs of tokens in one step of one panel, 1 KiB
+constexpr std::ptrdiff_t kWords = kPanel * kPanel;  // pairs of tokens in one step of one panel
 constexpr std::ptrdiff_t kAmxPanel = kSteps * kWords;
 
 struct alignas(64) TileConfig {
@@ -19,7 +31,7 @@ struct alignas(64) TileConfig {
   std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// word(k, n) to word(n, k).
+// Transposes 16 x 16 words.
 void transpose(const std::uint32_t* from, std::uint32_t* to) {
   __m512i a[16], b[16];
   for (int k = 0; k < 16; ++k) a[k] = _mm512_load_si512(from + 16 * k);
@@ -33,8 +45,10 @@ void transpose(const std::uint32_t* from, std::uint32_t* to) {
       a[k + 2 * h + 1] = _mm512_unpackhi_epi64(b[k + h], b[k + 2 + h]);
     }
   for (int c = 0; c < 4; ++c) {  // a[4 q + c]: words n = 4 lane + c of rows 4 q … 4 q + 3
-    const __m512i x = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), y = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd);
-    const __m512i z = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88), w = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
+    const __m512i x = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88);
+    const __m512i y = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd);
+    const __m512i z = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
+    const __m512i w = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
     _mm512_store_si512(to + 16 * c, _mm512_shuffle_i32x4(x, z, 0x88));
     _mm512_store_si512(to + 16 * (4 + c), _mm512_shuffle_i32x4(y, w, 0x88));
     _mm512_store_si512(to + 16 * (8 + c), _mm512_shuffle_i32x4(x, z, 0xdd));
@@ -42,9 +56,9 @@ void transpose(const std::uint32_t* from, std::uint32_t* to) {
   }
 }
 
-// One step of one panel, by columns (pairs of tokens as rows) and transposed, by rows.
-void pack_step(const Syrk& p, const float* weight, std::ptrdiff_t token, std::ptrdiff_t first, std::uint32_t* columns,
-               std::uint32_t* rows) {
+// Packs one step of one panel twice: by columns, with pairs of tokens as rows, and transposed.
+void pack_step(const Syrk& p, const float* weight, std::ptrdiff_t token, std::ptrdiff_t first,
+               std::uint32_t* columns, std::uint32_t* rows) {
   const auto* x = static_cast<const std::uint16_t*>(p.x.x);
   const std::ptrdiff_t width = std::min(kPanel, p.x.dim - first);
   for (std::ptrdiff_t pair = 0; pair < kPanel; ++pair) {
@@ -62,13 +76,15 @@ void pack_step(const Syrk& p, const float* weight, std::ptrdiff_t token, std::pt
         half[n] = _mm512_load_si512(words);
       }
     }
-    _mm512_store_si512(columns + pair * kPanel, _mm512_or_si512(half[0], _mm512_slli_epi32(half[1], 16)));
+    _mm512_store_si512(columns + pair * kPanel,
+                       _mm512_or_si512(half[0], _mm512_slli_epi32(half[1], 16)));
   }
   transpose(columns, rows);
 }
 
-// 32 x 32 of a tile: four accumulators, two panels by rows, two by columns.
-void multiply(const std::uint32_t* rows, const std::uint32_t* columns, std::ptrdiff_t steps, float* c) {
+// Adds to 32 x 32 elements of a tile: four accumulators, two panels by rows, two by columns.
+void multiply(const std::uint32_t* rows, const std::uint32_t* columns, std::ptrdiff_t steps,
+              float* c) {
   constexpr long kStride = kTile * sizeof(float);
   float* below = c + 16 * kTile;
   _tile_loadd(0, c, kStride);
@@ -92,7 +108,8 @@ void multiply(const std::uint32_t* rows, const std::uint32_t* columns, std::ptrd
 }
 
 void run_sum(const Syrk& p, const SyrkSum& sum) {
-  const std::ptrdiff_t side = (p.x.dim + kTile - 1) / kTile, tiles = syrk_tiles(p.x.dim), panels = side * kGroup;
+  const std::ptrdiff_t side = (p.x.dim + kTile - 1) / kTile, panels = side * kGroup;
+  const std::ptrdiff_t tiles = syrk_tiles(p.x.dim);
   const int threads = static_cast<int>(std::clamp<std::ptrdiff_t>(p.threads, 1, tiles));
   const Memory memory = allocate(2 * panels * kAmxPanel);
   auto* const rows = reinterpret_cast<std::uint32_t*>(memory.get());
@@ -118,7 +135,8 @@ void run_sum(const Syrk& p, const SyrkSum& sum) {
         for (std::ptrdiff_t c = 0; c < width; c += 32)
           for (std::ptrdiff_t r = at.row == at.column ? c : 0; r < height; r += 32)
             multiply(rows + (at.row * kGroup + r / kPanel) * kAmxPanel,
-                     columns + (at.column * kGroup + c / kPanel) * kAmxPanel, steps, out + r * kTile + c);
+                     columns + (at.column * kGroup + c / kPanel) * kAmxPanel, steps,
+                     out + r * kTile + c);
       }
     }
     _tile_release();

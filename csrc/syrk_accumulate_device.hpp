@@ -1,4 +1,5 @@
-// What the CUDA kernels of syrk_accumulate share: the problem, and who works on which tokens and tile.
+// What the CUDA kernels of syrk_accumulate share: the problem, and which block works on which
+// tokens and tile.
 #pragma once
 #include <cstdint>
 
@@ -9,13 +10,13 @@ namespace curvedit {
 
 constexpr int kDeviceTile = 128;
 constexpr int kDeviceBand = 8;       // tile rows walked together
-constexpr int kDeviceFlush = 16384;  // tokens: tensor cores truncate when they add
+constexpr int kDeviceFlush = 16384;  // tokens per flush: tensor cores truncate when they add
 
 struct SyrkOnDevice {
-  float* out;               // (groups, tiles, 128, 128)
-  float* partial;           // (splits, groups, tiles, 128, 128) where blocks share the tokens of a tile, or null
-  const std::uint16_t* x;   // (tokens, dim)
-  const float* weight;      // (tokens,) or null
+  float* out;      // (groups, tiles, 128, 128)
+  float* partial;  // (splits, groups, tiles, 128, 128) if several blocks share a tile, else null
+  const std::uint16_t* x;       // (tokens, dim)
+  const float* weight;          // (tokens,) or null
   const std::int64_t* offsets;  // (groups + 1,) or null
   std::int64_t tokens, token_stride, dim_stride;
   int dim, side, splits, groups;
@@ -25,25 +26,28 @@ struct Range {
   std::int64_t first, last;
 };
 
-// The tokens of this block: its group's, shared among the splits in whole steps of `depth`.
+// The tokens of this block: its split's share, in whole steps of `depth`, of its group's tokens.
 CURVEDIT_DEVICE Range tokens_of(const SyrkOnDevice& p, int depth) {
   const std::int64_t first = p.offsets ? p.offsets[block_z()] : 0;
   const std::int64_t last = p.offsets ? p.offsets[block_z() + 1] : p.tokens;
-  const std::int64_t steps = (last - first + depth - 1) / depth, each = (steps + p.splits - 1) / p.splits;
+  const std::int64_t steps = (last - first + depth - 1) / depth;
+  const std::int64_t each = (steps + p.splits - 1) / p.splits;
   const std::int64_t from = first + each * depth * block_y(), to = from + each * depth;
   return {from < last ? from : last, to < last ? to : last};
 }
 
-// Where this block's tile goes: into the output, or into its split's part.
+// Where this block's tile is written: to the output, or to its split's partial sums.
 CURVEDIT_DEVICE float* tile_of(const SyrkOnDevice& p, Position at) {
   const std::int64_t tiles = static_cast<std::int64_t>(p.side) * (p.side + 1) / 2;
-  const std::int64_t matrix = p.partial ? static_cast<std::int64_t>(block_y()) * p.groups + block_z() : block_z();
+  const std::int64_t matrix =
+      p.partial ? static_cast<std::int64_t>(block_y()) * p.groups + block_z() : block_z();
   const std::int64_t index = matrix * tiles + at.row * (at.row + 1) / 2 + at.column;
   return (p.partial ? p.partial : p.out) + index * kDeviceTile * kDeviceTile;
 }
 
-// Adds the splits' partial tiles to out, in order. One thread per number.
-CURVEDIT_KERNEL(256) syrk_add_partial(float* out, const float* partial, std::int64_t size, int splits) {
+// Adds the splits' partial sums to out, in order. One thread per element.
+CURVEDIT_KERNEL(256)
+syrk_add_partial(float* out, const float* partial, std::int64_t size, int splits) {
   const std::int64_t n = static_cast<std::int64_t>(block_x()) * 256 + thread_index();
   if (n >= size) return;
   float sum = 0.0f;

@@ -1,9 +1,9 @@
 // syrk_accumulate for half-precision input on tensor cores, sm_80 and up: mma.sync, cp.async.
 //
-// One block of 8 warps computes one lower 128 x 128 tile. Tokens come 32 at a time through a ring of
-// four stages; x lies (token, column), which is what both operands of X^T X want to be transposed
-// from, so that one load instruction serves both. Tensor cores truncate when they add, so the
-// registers go to the float32 tile every 16k tokens.
+// One block of 8 warps computes one lower 128 x 128 tile. Tokens pass, 32 at a time, through a ring
+// of four stages. x is stored as (token, column), and both operands of X^T X are its transpose, so
+// one load instruction serves both. Tensor cores truncate when they add, so the registers are
+// flushed into the float32 tile every 16k tokens.
 #pragma once
 #include "syrk_accumulate_device.hpp"
 
@@ -11,34 +11,38 @@ namespace curvedit {
 namespace mma {
 
 constexpr int kTile = kDeviceTile, kThreads = 256, kDepth = 32, kStages = 4;
-constexpr int kOperand = kDepth * kTile;                  // 16-bit words of one operand in one stage
-constexpr int kStage = 2 * kOperand;                      // words
+constexpr int kOperand = kDepth * kTile;  // 16-bit words of one operand in one stage
+constexpr int kStage = 2 * kOperand;      // words
 constexpr int kShared = kStages * (kStage * 2 + kDepth * 4);  // bytes
-constexpr int kRows = 64, kColumns = 32;                  // of a warp
+constexpr int kRows = 64, kColumns = 32;                      // of a warp
 
-// Place of a word in an operand: the 16-byte pieces of eight neighbouring tokens lie in different banks.
+// Where a word lies in an operand. The 16-byte pieces of eight neighbouring tokens lie in different
+// banks.
 CURVEDIT_DEVICE int place(int token, int column) {
   return token * kTile + ((column / 8) ^ (token & 7)) * 8 + column % 8;
 }
 
-// 32 tokens from `token` on, columns [column, column + 128): two 16-byte pieces per thread.
+// Loads 32 tokens from `token` on, columns [column, column + 128): two 16-byte pieces per thread.
 template <bool kAligned>
-CURVEDIT_DEVICE void load(const SyrkOnDevice& p, std::uint16_t* to, std::int64_t token, std::int64_t last, int column) {
+CURVEDIT_DEVICE void load(const SyrkOnDevice& p, std::uint16_t* to, std::int64_t token,
+                          std::int64_t last, int column) {
   for (int piece = thread_index(); piece < kOperand / 8; piece += kThreads) {
     const int t = piece / (kTile / 8), c = piece % (kTile / 8) * 8;
     const bool is_token = token + t < last;
     const std::uint16_t* from = p.x + (token + t) * p.token_stride;
-    if constexpr (kAligned) {  // dim is a multiple of 8: a piece lies inside or outside as a whole
+    if constexpr (kAligned) {  // dim is a multiple of 8: no piece straddles the edge
       const bool is_read = is_token && column + c < p.dim;
       copy_async(to_shared(to + place(t, c)), is_read ? from + column + c : p.x, is_read);
     } else {
       for (int n = 0; n < 8; ++n)
-        to[place(t, c) + n] = is_token && column + c + n < p.dim ? from[(column + c + n) * p.dim_stride] : 0;
+        to[place(t, c) + n] =
+            is_token && column + c + n < p.dim ? from[(column + c + n) * p.dim_stride] : 0;
     }
   }
 }
 
-// Both halves of a register times their tokens' roots; a weight of 0 wipes out whatever stands there.
+// Multiplies both halves of a register by the roots of their tokens' weights. Where the weight is 0
+// the result is 0, whatever the register holds.
 template <typename Words>
 CURVEDIT_DEVICE std::uint32_t scaled(std::uint32_t pair, const float* root) {
   const float low = root[0] * Words::to_float(static_cast<std::uint16_t>(pair));
@@ -48,64 +52,74 @@ CURVEDIT_DEVICE std::uint32_t scaled(std::uint32_t pair, const float* root) {
 }
 
 template <typename Words, bool kWeighted>
-CURVEDIT_DEVICE void multiply_stage(float (&sum)[4][4][4], const std::uint16_t* left, const std::uint16_t* right,
-                                    const float* root) {
+CURVEDIT_DEVICE void multiply_stage(float (&sum)[4][4][4], const std::uint16_t* left,
+                                    const std::uint16_t* right, const float* root) {
   const int lane = thread_index() % 32, warp = thread_index() / 32;
   const int row = warp / 4 * kRows, column = warp % 4 * kColumns;
-CURVEDIT_UNROLL
+  CURVEDIT_UNROLL
   for (int k = 0; k < kDepth; k += 16) {
     std::uint32_t a[4][4], b[2][4];
-CURVEDIT_UNROLL
+    CURVEDIT_UNROLL
     for (int m = 0; m < 4; ++m)
-      load_transposed(a[m], to_shared(left + place(k + lane % 8 + lane / 16 * 8, row + 16 * m + lane / 8 % 2 * 8)));
-CURVEDIT_UNROLL
+      load_transposed(a[m], to_shared(left + place(k + lane % 8 + lane / 16 * 8,
+                                                   row + 16 * m + lane / 8 % 2 * 8)));
+    CURVEDIT_UNROLL
     for (int n = 0; n < 2; ++n)
-      load_transposed(b[n], to_shared(right + place(k + lane % 16, column + 16 * n + lane / 16 * 8)));
-    if constexpr (kWeighted) {  // on both sides, equally rounded: the sum stays symmetric
+      load_transposed(b[n],
+                      to_shared(right + place(k + lane % 16, column + 16 * n + lane / 16 * 8)));
+    if constexpr (kWeighted) {  // both sides, rounded alike: the sum stays symmetric
       const float* roots = root + k + lane % 4 * 2;
-CURVEDIT_UNROLL
-      for (int m = 0; m < 4; ++m)
-CURVEDIT_UNROLL
+      CURVEDIT_UNROLL
+      for (int m = 0; m < 4; ++m) {
+        CURVEDIT_UNROLL
         for (int r = 0; r < 4; ++r) a[m][r] = scaled<Words>(a[m][r], roots + r / 2 * 8);
-CURVEDIT_UNROLL
-      for (int n = 0; n < 2; ++n)
-CURVEDIT_UNROLL
+      }
+      CURVEDIT_UNROLL
+      for (int n = 0; n < 2; ++n) {
+        CURVEDIT_UNROLL
         for (int r = 0; r < 4; ++r) b[n][r] = scaled<Words>(b[n][r], roots + r % 2 * 8);
+      }
     }
-CURVEDIT_UNROLL
-    for (int m = 0; m < 4; ++m)
-CURVEDIT_UNROLL
-      for (int n = 0; n < 4; ++n) Words::multiply(sum[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+    CURVEDIT_UNROLL
+    for (int m = 0; m < 4; ++m) {
+      CURVEDIT_UNROLL
+      for (int n = 0; n < 4; ++n)
+        Words::multiply(sum[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+    }
   }
 }
 
 CURVEDIT_DEVICE void store(float (&sum)[4][4][4], float* tile, bool is_added) {
   const int lane = thread_index() % 32, warp = thread_index() / 32;
   const int row = warp / 4 * kRows + lane / 4, column = warp % 4 * kColumns + lane % 4 * 2;
-CURVEDIT_UNROLL
-  for (int m = 0; m < 4; ++m)
-CURVEDIT_UNROLL
-    for (int n = 0; n < 4; ++n)
-CURVEDIT_UNROLL
+  CURVEDIT_UNROLL
+  for (int m = 0; m < 4; ++m) {
+    CURVEDIT_UNROLL
+    for (int n = 0; n < 4; ++n) {
+      CURVEDIT_UNROLL
       for (int half = 0; half < 2; ++half) {
         float* at = tile + (row + 16 * m + 8 * half) * kTile + column + 8 * n;
         at[0] = sum[m][n][2 * half] + (is_added ? at[0] : 0.0f);
         at[1] = sum[m][n][2 * half + 1] + (is_added ? at[1] : 0.0f);
         sum[m][n][2 * half] = sum[m][n][2 * half + 1] = 0.0f;
       }
+    }
+  }
 }
 
 }  // namespace mma
 
-// Grid: (tiles, splits, groups). kAligned: dim_stride 1; dim, token_stride and x's address in whole 16 bytes.
+// Grid: (tiles, splits, groups). kAligned requires dim_stride 1, and dim, token_stride and the
+// address of x to be multiples of 16 bytes.
 template <typename Words, bool kWeighted, bool kAligned>
-CURVEDIT_KERNEL(mma::kThreads) syrk_accumulate_mma(const SyrkOnDevice p) {
+CURVEDIT_KERNEL(mma::kThreads)
+syrk_accumulate_mma(const SyrkOnDevice p) {
   using namespace mma;
   auto* const words = reinterpret_cast<std::uint16_t*>(shared_memory());
   auto* const roots = reinterpret_cast<float*>(words + kStages * kStage);
   const Position at = position(block_x(), p.side, kDeviceBand);
   const int row = static_cast<int>(at.row) * kTile, column = static_cast<int>(at.column) * kTile;
-  const bool is_diagonal = row == column;  // then one operand serves as both
+  const bool is_diagonal = row == column;  // one operand then serves as both
   const Range range = tokens_of(p, kDepth);
 
   const auto fetch = [&](std::int64_t token, int stage) {
@@ -121,7 +135,7 @@ CURVEDIT_KERNEL(mma::kThreads) syrk_accumulate_mma(const SyrkOnDevice p) {
   float* const tile = tile_of(p, at);
   float sum[4][4][4] = {};
   std::int64_t start = range.first;
-  do {  // once even without tokens: a partial tile is always written
+  do {  // at least once: a partial tile is written even without tokens
     const std::int64_t stop = start + kDeviceFlush < range.last ? start + kDeviceFlush : range.last;
     const std::int64_t steps = (stop - start + kDepth - 1) / kDepth;
     for (int s = 0; s < kStages - 1; ++s) {
@@ -130,15 +144,16 @@ CURVEDIT_KERNEL(mma::kThreads) syrk_accumulate_mma(const SyrkOnDevice p) {
     }
     for (std::int64_t k = 0; k < steps; ++k) {
       wait_for_copies<kStages - 2>();
-      block_barrier();  // stage k has come for all threads, and all have used stage k - 1
+      block_barrier();  // stage k has arrived for all threads, and all are done with stage k - 1
       const std::int64_t next = k + kStages - 1;
       if (next < steps) fetch(start + next * kDepth, static_cast<int>(next % kStages));
       commit_copies();
       const int stage = static_cast<int>(k % kStages);
       const std::uint16_t* left = words + stage * kStage;
-      multiply_stage<Words, kWeighted>(sum, left, is_diagonal ? left : left + kOperand, roots + stage * kDepth);
+      multiply_stage<Words, kWeighted>(sum, left, is_diagonal ? left : left + kOperand,
+                                       roots + stage * kDepth);
     }
-    block_barrier();  // before the ring is filled anew
+    block_barrier();  // before the ring is refilled
     store(sum, tile, !p.partial || start != range.first);
     start = stop;
   } while (start < range.last);

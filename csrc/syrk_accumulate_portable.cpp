@@ -1,5 +1,7 @@
 #include "syrk_accumulate_kernel.hpp"
 
 namespace curvedit {
-void syrk_portable(const Syrk& problem) { Algorithm<MicroKernel<4, 1, 2, 2, 2, 2, 2, 2, 2, 2>, 256>::run(problem); }
+void syrk_portable(const Syrk& problem) {
+  Algorithm<MicroKernel<4, 1, 2, 2, 2, 2, 2, 2, 2, 2>, 256>::run(problem);
+}
 }  // namespace curvedit

@@ -1,8 +1,10 @@
-// syrk_accumulate for half-precision input on Hopper's tensor cores, sm_90a: wgmma, bulk tensor copies.
+// syrk_accumulate for half-precision input on Hopper's tensor cores, sm_90a: wgmma, bulk tensor
+// copies.
 //
-// One block computes one lower 128 x 128 tile: two warpgroups 64 rows each, fed by one thread of a third
-// that copies 64 tokens at a time into a ring of six stages. x lies (token, column), so both operands
-// of X^T X are read transposed, from panels of 64 columns as the copies lay them down.
+// One block computes one lower 128 x 128 tile: two warpgroups compute 64 rows each, fed by one
+// thread of a third, which copies 64 tokens at a time into a ring of six stages. x is stored as
+// (token, column), so both operands of X^T X are read transposed, from the panels of 64 columns
+// that the copies write.
 #pragma once
 #include "hopper_functions.hpp"
 #include "syrk_accumulate_device.hpp"
@@ -10,19 +12,21 @@
 namespace curvedit {
 namespace wgmma {
 
-constexpr int kTile = kDeviceTile, kConsumers = 256, kThreads = kConsumers + 128, kDepth = 64, kStages = 6;
-constexpr int kColumns = 64;                      // of a panel: rows of 128 bytes, what the swizzle spans
-constexpr int kPanel = kDepth * kColumns * 2;     // bytes
-constexpr int kOperand = kTile / kColumns * kPanel, kStage = 2 * kOperand;
-constexpr int kFlush = kDeviceFlush / kDepth;  // steps
-constexpr int kAlignment = 1024;                  // of a swizzled panel
+constexpr int kTile = kDeviceTile, kDepth = 64, kStages = 6;
+constexpr int kConsumers = 256, kThreads = kConsumers + 128;
+constexpr int kColumns = 64;  // of a panel, whose rows are 128 bytes, the span of the swizzle
+constexpr int kPanel = kDepth * kColumns * 2;                               // bytes
+constexpr int kOperand = kTile / kColumns * kPanel, kStage = 2 * kOperand;  // bytes
+constexpr int kFlush = kDeviceFlush / kDepth;                               // steps
+constexpr int kAlignment = 1024;                                            // of a swizzled panel
 constexpr int kShared = kStages * (kStage + 2 * 8) + kAlignment;
 
-// Zeroes what was copied of tokens past the end: they belong to another group, whose numbers may be NaN.
+// Zeroes the copies of tokens past the end. These belong to another group, and may hold NaN.
 CURVEDIT_DEVICE void clear_tail(unsigned char* stage, int tokens, int panels) {
   const int row = kColumns * 2 / 16, rows = kDepth - tokens;  // 16-byte pieces
   for (int n = thread_index(); n < panels * rows * row; n += kConsumers) {
-    auto* const to = reinterpret_cast<float*>(stage + n / (rows * row) * kPanel + (tokens * row + n % (rows * row)) * 16);
+    auto* const to = reinterpret_cast<float*>(stage + n / (rows * row) * kPanel +
+                                              (tokens * row + n % (rows * row)) * 16);
     to[0] = to[1] = to[2] = to[3] = 0.0f;
   }
   fence_async();
@@ -31,7 +35,7 @@ CURVEDIT_DEVICE void clear_tail(unsigned char* stage, int tokens, int panels) {
 
 CURVEDIT_DEVICE void store(float (&sum)[64], float* tile, bool is_added) {
   const int lane = thread_index() % 32, row = thread_index() / 32 * 16 + lane / 4;
-CURVEDIT_UNROLL
+  CURVEDIT_UNROLL
   for (int n = 0; n < 64; n += 2) {
     float* const at = tile + (row + n / 2 % 2 * 8) * kTile + n / 4 * 8 + lane % 4 * 2;
     at[0] = sum[n] + (is_added ? at[0] : 0.0f);
@@ -40,44 +44,50 @@ CURVEDIT_UNROLL
   }
 }
 
-// One thread: keeps the ring full.
-CURVEDIT_DEVICE void feed(const TensorMap* map, Range range, int row, int column, Shared stages, Shared full, Shared empty) {
+// Keeps the ring full. Runs in one thread.
+CURVEDIT_DEVICE void feed(const TensorMap* map, Range range, int row, int column, Shared stages,
+                          Shared full, Shared empty) {
   const int operands = row == column ? 1 : 2;
   const std::int64_t steps = (range.last - range.first + kDepth - 1) / kDepth;
   for (std::int64_t k = 0; k < steps; ++k) {
-    const auto stage = static_cast<unsigned>(k % kStages), turn = static_cast<unsigned>(k / kStages);
+    const auto stage = static_cast<unsigned>(k % kStages);
+    const auto turn = static_cast<unsigned>(k / kStages);
     const auto token = static_cast<int>(range.first + k * kDepth);
     const Shared barrier = full + 8 * stage;
     wait(empty + 8 * stage, (turn & 1) ^ 1);
     arrive_expecting(barrier, operands * kOperand);
     for (int panel = 0; panel < 2 * operands; ++panel)
-      load_box(stages + stage * kStage + panel * kPanel, map, (panel < 2 ? row : column) + panel % 2 * kColumns, token, barrier);
+      load_box(stages + stage * kStage + panel * kPanel, map,
+               (panel < 2 ? row : column) + panel % 2 * kColumns, token, barrier);
   }
 }
 
-// Two warpgroups: multiply what has arrived, and hand each stage back once its products are done.
-// Only products touch the sum between two flushes: ptxas serialises them all otherwise.
+// Multiplies each stage as it arrives, and hands it back once its products are done. Runs in two
+// warpgroups. Between flushes only products may touch the sum: otherwise ptxas serialises them.
 template <typename Warpgroup>
-CURVEDIT_DEVICE void consume(const SyrkOnDevice& p, Range range, int operands, unsigned char* stages, Shared full,
-                             Shared empty, float* tile) {
+CURVEDIT_DEVICE void consume(const SyrkOnDevice& p, Range range, int operands,
+                             unsigned char* stages, Shared full, Shared empty, float* tile) {
   const bool hands_back = thread_index() % 32 == 0;
   const std::int64_t steps = (range.last - range.first + kDepth - 1) / kDepth;
   float sum[64] = {};
   bool is_added = !p.partial;
   std::int64_t k = 0;
-  do {  // once even without tokens: a partial tile is always written
+  do {  // at least once: a partial tile is written even without tokens
     const std::int64_t stop = k + kFlush < steps ? k + kFlush : steps;
     for (; k < stop; ++k) {
-      const auto stage = static_cast<unsigned>(k % kStages), turn = static_cast<unsigned>(k / kStages);
+      const auto stage = static_cast<unsigned>(k % kStages);
+      const auto turn = static_cast<unsigned>(k / kStages);
       unsigned char* const left = stages + stage * kStage;
       wait(full + 8 * stage, turn & 1);
       const std::int64_t tokens = range.last - range.first - k * kDepth;
       if (tokens < kDepth) clear_tail(left, static_cast<int>(tokens), 2 * operands);
-      const Shared a = to_shared(left) + thread_index() / 128 * kPanel, b = to_shared(left) + (operands - 1) * kOperand;
+      const Shared a = to_shared(left) + thread_index() / 128 * kPanel;
+      const Shared b = to_shared(left) + (operands - 1) * kOperand;
       begin_products();
-CURVEDIT_UNROLL
+      CURVEDIT_UNROLL
       for (int row = 0; row < kDepth; row += 16)
-        Warpgroup::multiply(sum, matrix_at(a + row * 128, kPanel, 1024), matrix_at(b + row * 128, kPanel, 1024));
+        Warpgroup::multiply(sum, matrix_at(a + row * 128, kPanel, 1024),
+                            matrix_at(b + row * 128, kPanel, 1024));
       commit_products();
       wait_for_products<1>();
       if (k > 0 && hands_back) arrive(empty + 8 * static_cast<unsigned>((k - 1) % kStages));
@@ -90,9 +100,10 @@ CURVEDIT_UNROLL
 
 }  // namespace wgmma
 
-// Grid: (tiles, splits, groups). The map's boxes are 64 tokens of 64 columns; x has no weights.
+// Grid: (tiles, splits, groups). The map's boxes are 64 tokens of 64 columns. Takes no weights.
 template <typename Warpgroup>
-CURVEDIT_KERNEL(wgmma::kThreads) syrk_accumulate_wgmma(const SyrkOnDevice p, CURVEDIT_MAP map) {
+CURVEDIT_KERNEL(wgmma::kThreads)
+syrk_accumulate_wgmma(const SyrkOnDevice p, CURVEDIT_MAP map) {
 #if defined(CURVEDIT_ON_HOST) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using namespace wgmma;
   const Shared begin = to_shared(shared_memory());

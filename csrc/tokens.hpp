@@ -1,4 +1,4 @@
-// A matrix of tokens as the CPU kernels read it.
+// A matrix of tokens, as the CPU kernels read it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -15,10 +15,15 @@ struct Tokens {
   Dtype dtype;
   std::ptrdiff_t tokens, dim, token_stride, dim_stride;
 
-  // From token `first` on, `count` of them.
+  // The `count` tokens from `first` on.
   Tokens part(std::ptrdiff_t first, std::ptrdiff_t count) const {
     const std::ptrdiff_t bytes = dtype == Dtype::float32 ? 4 : 2;
-    return {static_cast<const char*>(x) + first * token_stride * bytes, dtype, count, dim, token_stride, dim_stride};
+    return {static_cast<const char*>(x) + first * token_stride * bytes,
+            dtype,
+            count,
+            dim,
+            token_stride,
+            dim_stride};
   }
 };
 

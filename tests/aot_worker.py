@@ -1,6 +1,6 @@
-"""Compiles every variant of the Triton kernels for one architecture and prints its resources as JSON.
+"""Compile every variant of the Triton kernels for one architecture; print their resources as JSON.
 
-Run in a process of its own, without TRITON_INTERPRET: ``python aot_worker.py 90``.
+Run it in a separate process, without TRITON_INTERPRET: ``python aot_worker.py 90``.
 """
 
 import json
@@ -22,7 +22,7 @@ TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 ALIGNED = [["tt.divisibility", 16]]
 
 
-UNIT = {  # products of staircase_project, and the stride of each operand that is 1
+UNIT = {  # products of staircase_project, and which stride of each operand is 1
     "into lines": ("out_column", "left_row", "right_column"),
     "into lines turned": ("out_column", "left_row", "right_depth"),
     "into the eigenbasis": ("out_column", "left_depth", "right_column"),
@@ -34,9 +34,9 @@ UNIT = {  # products of staircase_project, and the stride of each operand that i
 
 
 def variants(architecture):
-    """Name, kernel, argument types, constants, aligned arguments and options of every variant.
+    """Name, kernel, argument types, constants, unaligned arguments and options of every variant.
 
-    Aligned sizes are those of real models; odd ones load single elements and need more registers.
+    Real models have aligned sizes. Odd sizes load single elements and need more registers.
     """
     for dtype in ("bf16", "fp16", "fp32"):
         step, warps, stages = syrk.CONFIGS[architecture]["float32" if dtype == "fp32" else "half"]
@@ -111,7 +111,7 @@ def variants(architecture):
 
 
 def _product(step, dtype, odd):
-    """Argument types, constants, unaligned arguments and options of one product of ``staircase_project``."""
+    """Types, constants, unaligned arguments and options of one product of ``staircase_project``."""
     unit = UNIT[step]
     types = {
         "out": "*fp32",

@@ -1,4 +1,4 @@
-"""Kernels for GPUs without one: built for a CPU, where every thread is a fiber, and compiled by nvcc."""
+"""GPU kernels without a GPU: built for a CPU, every thread a fiber, and compiled by nvcc."""
 
 import os
 import re
@@ -17,7 +17,7 @@ _COMPILER = shutil.which("g++") or shutil.which("c++")
 
 
 def build(directory, source, *flags):
-    """The program of a source among ``tests/host``, or of one elsewhere."""
+    """Build the program of a source in ``tests/host``, or of one at an absolute path."""
     program = directory / "kernel"
     include = ["-I", HOST, "-I", ROOT / "csrc"]
     command = [_COMPILER, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", *flags, *include]
@@ -28,10 +28,10 @@ def build(directory, source, *flags):
 
 
 def run(program, case, seconds=100, **environment):
-    """What the program says of a case.
+    """Run the program on one case.
 
     Raises:
-        TimeoutError: it waits for ever.
+        TimeoutError: it did not end in time, as when a thread waits for ever.
     """
     try:
         return subprocess.run(
@@ -47,7 +47,7 @@ def run(program, case, seconds=100, **environment):
 
 
 def build_with_fault(directory, source, header, right, wrong):
-    """The program with one place of a header of ``csrc`` changed."""
+    """Build the program with one place of a header of ``csrc`` changed."""
     shutil.copytree(ROOT / "csrc", directory / "csrc")
     shutil.copytree(HOST, directory / "tests/host")
     text = (directory / "csrc" / header).read_text()
@@ -57,7 +57,7 @@ def build_with_fault(directory, source, header, right, wrong):
 
 
 def compiled(directory, architecture, source):
-    """What nvcc says of a source of ``csrc``, and its machine code."""
+    """Compile a source of ``csrc``: what nvcc printed, and the machine code."""
     cubin, code = directory / "kernel.cubin", f"arch=compute_{architecture},code=sm_{architecture}"
     command = [
         "nvcc",
@@ -81,5 +81,5 @@ def compiled(directory, architecture, source):
 
 
 def wasted(said):
-    """Bytes of stack and of spilled registers."""
+    """All sizes of stack frames and register spills that nvcc printed, in bytes."""
     return {int(size) for size in re.findall(r"(\d+) bytes (?:stack|spill)", said)}

@@ -1,4 +1,4 @@
-"""Every Triton variant compiles for every supported GPU, within its registers and shared memory."""
+"""Every Triton variant compiles for every supported GPU within its registers and shared memory."""
 
 import json
 import os
@@ -14,7 +14,7 @@ WORKER = Path(__file__).with_name("aot_worker.py")
 
 @pytest.fixture(scope="module", params=SHARED, ids="sm_{}".format)
 def compiled(request, tmp_path_factory):
-    """(architecture, variant name to resources)."""
+    """An architecture, and the resources of each variant by name."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     run = subprocess.run(

@@ -1,4 +1,7 @@
-"""The tensor-core kernel without a GPU: run on a CPU, lane by lane, and compiled for every architecture."""
+"""The tensor-core kernel without a GPU: run on a CPU, lane by lane, and compiled by nvcc.
+
+What nvcc compiles is checked for every architecture.
+"""
 
 import json
 import shutil
@@ -64,7 +67,7 @@ FAULTS = {
         "b[n][r] = scaled<Words>(b[n][r], roots + r % 2 * 8)",
         "(void)roots",
     ),
-    "a tile of its own": (
+    "the wrong tile": (
         "float* const tile = tile_of(p, at);",
         "float* const tile = p.out;",
     ),
@@ -79,7 +82,7 @@ def test_planted_faults_are_seen(tmp_path, fault):
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("architecture", on_host.SHARED)
-def test_compiles_within_its_means(architecture, tmp_path):
+def test_compiles_without_spills_or_waste(architecture, tmp_path):
     said, code = on_host.compiled(tmp_path, architecture, "syrk_accumulate.cu")
     assert on_host.wasted(said) == {0}
     assert "Potential Performance Loss" not in said  # such as products that wait for each other

@@ -1,4 +1,7 @@
-"""The kernel of Hopper GPUs without one: run on a CPU, lane by lane; what it compiles to is seen beside the other's."""
+"""The kernel of Hopper GPUs without a GPU: run on a CPU, lane by lane.
+
+test_syrk_accumulate_cuda.py checks what it compiles to, since both kernels are in one source.
+"""
 
 import contextlib
 import itertools
@@ -12,16 +15,16 @@ CASES = [  # tokens dim dtype splits groups poisoned
     "1 8 bf16 1 1 0",
     "64 128 bf16 1 1 0",
     "257 136 fp16 1 1 0",
-    "600 264 bf16 1 1 0",  # the ring goes round
+    "600 264 bf16 1 1 0",  # the ring wraps around
     "500 136 bf16 3 1 0",
     "300 264 bf16 2 4 10",
-    "400 128 fp16 1 5 30",  # the last tokens, and what lies beside the columns, are NaN
+    "400 128 fp16 1 5 30",  # the last tokens, and what lies past the columns, are NaN
     "97 120 bf16 1 2 7",
     "0 40 bf16 2 1 0",
     "16384 8 bf16 1 1 0",  # as many as one flush takes
     "16500 8 fp16 1 1 0",  # past the flush
 ]
-COPIES = ({}, {"EARLY_COPIES": "1"})  # when what was copied arrives: as late as can be, or at once
+COPIES = ({}, {"EARLY_COPIES": "1"})  # bulk copies arrive as late as possible, or at once
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +64,13 @@ FAULTS = {
         "matrix_at(b + row * 128, kPanel / 2, 1024)",
     ),
     "the next eight rows": (
-        "matrix_at(a + row * 128, kPanel, 1024), ",
-        "matrix_at(a + row * 128, kPanel, 2048), ",
+        "matrix_at(a + row * 128, kPanel, 1024)",
+        "matrix_at(a + row * 128, kPanel, 2048)",
     ),
     "one operand for all tiles": ("(panel < 2 ? row : column)", "row"),
     "rows of the other warpgroup": (
-        "thread_index() / 128 * kPanel, b",
-        "(1 - thread_index() / 128) * kPanel, b",
+        "thread_index() / 128 * kPanel;",
+        "(1 - thread_index() / 128) * kPanel;",
     ),
 }
 
@@ -75,7 +78,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_seen(tmp_path, fault):
     program = on_host.build_with_fault(tmp_path, SOURCE, HEADER, *FAULTS[fault])
-    with contextlib.suppress(TimeoutError):  # a barrier that nobody passes
+    with contextlib.suppress(TimeoutError):  # a barrier that no thread passes
         cases = itertools.product(CASES[1:7], COPIES)
         assert any(
             on_host.run(program, case, seconds=6, **copies).returncode for case, copies in cases

@@ -1,8 +1,9 @@
-// csrc/device_functions.hpp for a CPU: every thread of a block is a fiber, blocks run one after another.
+// csrc/device_functions.hpp for a CPU: every thread of a block is a fiber, and blocks run one after
+// another.
 //
-// Lane-exact: fragments follow the tables of the PTX manual (ldmatrix, mma.m16n8k16). Copies to
-// shared memory happen when they are waited for, not before, and shared memory starts as NaN, so
-// that reading too early shows. Not modelled: speed, bank conflicts, races within one barrier phase.
+// Exact to the lane: fragments follow the tables of the PTX manual (ldmatrix, mma.m16n8k16). Copies
+// to shared memory happen only when they are waited for, and shared memory starts as NaN, so that
+// reading too early shows. Not modelled: speed, bank conflicts, races within one barrier phase.
 #pragma once
 #include <ucontext.h>
 
@@ -79,7 +80,8 @@ inline void enter() {
 constexpr std::size_t kStack = 256 << 10;
 
 inline void run_block(int x, int y, int z, int threads, std::size_t shared_bytes) {
-  Block here{x, y, z, threads, std::vector<Fiber>(threads), std::vector<Warp>((threads + 31) / 32), {}, {}};
+  Block here{x,  y, z, threads, std::vector<Fiber>(threads), std::vector<Warp>((threads + 31) / 32),
+             {}, {}};
   here.shared.assign(shared_bytes / 4 + 32, 0x7fff7fffu);  // NaN as float, bfloat16 and float16
   block = &here;
   for (Fiber& fiber : here.fibers) {
@@ -101,7 +103,8 @@ inline void run_block(int x, int y, int z, int threads, std::size_t shared_bytes
   }
 }
 
-inline void launch(int x, int y, int z, int threads, std::size_t shared_bytes, const std::function<void()>& kernel) {
+inline void launch(int x, int y, int z, int threads, std::size_t shared_bytes,
+                   const std::function<void()>& kernel) {
   body = &kernel;
   for (int k = 0; k < z; ++k)
     for (int j = 0; j < y; ++j)
@@ -109,7 +112,9 @@ inline void launch(int x, int y, int z, int threads, std::size_t shared_bytes, c
 }
 
 inline Warp& warp() { return block->warps[current / 32]; }
-inline std::uint16_t word(std::uint32_t pair, int high) { return static_cast<std::uint16_t>(high ? pair >> 16 : pair); }
+inline std::uint16_t word(std::uint32_t pair, int high) {
+  return static_cast<std::uint16_t>(high ? pair >> 16 : pair);
+}
 
 }  // namespace host
 
@@ -134,7 +139,7 @@ inline void commit_copies() { host::block->fibers[host::current].groups.emplace_
 template <int kPending>
 inline void wait_for_copies() {
   auto& groups = host::block->fibers[host::current].groups;
-  while (groups.size() > kPending + 1) {  // the open group is not waited for
+  while (groups.size() > kPending + 1) {  // one more: the open group is not waited for
     for (const host::Copy& copy : groups.front()) {
       if (copy.from) std::memcpy(reinterpret_cast<void*>(copy.to), copy.from, 16);
       else std::memset(reinterpret_cast<void*>(copy.to), 0, 16);
@@ -148,17 +153,21 @@ inline void load_transposed(std::uint32_t (&r)[4], Shared row) {
   const int lane = host::current % 32;
   warp.address[lane] = row;
   host::meet(warp.barrier, 32);
-  for (int m = 0; m < 4; ++m) {  // this lane's pair: rows lane % 4 * 2 and the next, of column lane / 4
+  for (int m = 0; m < 4;
+       ++m) {  // this lane's pair: column lane / 4, rows lane % 4 * 2 and the next
     std::uint16_t pair[2];
     for (int n = 0; n < 2; ++n)
-      std::memcpy(&pair[n], reinterpret_cast<const char*>(warp.address[m * 8 + lane % 4 * 2 + n]) + lane / 4 * 2, 2);
+      std::memcpy(
+          &pair[n],
+          reinterpret_cast<const char*>(warp.address[m * 8 + lane % 4 * 2 + n]) + lane / 4 * 2, 2);
     r[m] = pair[0] | static_cast<std::uint32_t>(pair[1]) << 16;
   }
   host::meet(warp.barrier, 32);
 }
 
 template <typename Words>
-inline void multiply_on_host(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+inline void multiply_on_host(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                             std::uint32_t b1) {
   host::Warp& warp = host::warp();
   const int lane = host::current % 32;
   std::memcpy(warp.a[lane], a, sizeof a);
@@ -183,12 +192,13 @@ struct Bfloat16Words {
     std::memcpy(&value, &wide, 4);
     return value;
   }
-  static std::uint16_t from_float(float value) {  // to nearest, ties to even; NaN is not needed here
+  static std::uint16_t from_float(float value) {  // to nearest, ties to even; no NaN
     std::uint32_t bits;
     std::memcpy(&bits, &value, 4);
     return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
   }
-  static void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  static void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                       std::uint32_t b1) {
     multiply_on_host<Bfloat16Words>(c, a, b0, b1);
   }
 };
@@ -205,7 +215,8 @@ struct Float16Words {
     std::memcpy(&bits, &half, 2);
     return bits;
   }
-  static void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  static void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                       std::uint32_t b1) {
     multiply_on_host<Float16Words>(c, a, b0, b1);
   }
 };

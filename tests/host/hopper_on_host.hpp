@@ -1,9 +1,10 @@
-// csrc/hopper_functions.hpp for a CPU, beside device_on_host.hpp.
+// csrc/hopper_functions.hpp for a CPU, in addition to device_on_host.hpp.
 //
-// Products happen when they are waited for. Bulk copies happen when somebody waits for their barrier and
-// all its arrivals are there, or, with EARLY_COPIES in the environment, at once: reading too early, or
-// handing memory on too early, shows in one of the two. Descriptors are decoded field by
-// field, and swizzles computed from address bits, as the PTX manual gives them.
+// Products happen when they are waited for. Bulk copies happen when a thread waits for their
+// barrier and all arrivals have been made or, with EARLY_COPIES in the environment, at once.
+// Reading too early shows in the first mode, releasing a stage too early in the second. Descriptors
+// are decoded field by field, and swizzles are computed from address bits, as the PTX manual
+// defines them.
 #pragma once
 #include <cstdlib>
 #include <map>
@@ -37,11 +38,11 @@ struct Product {
   float (*to_float)(std::uint16_t);
 };
 
-struct Hopper {  // what a block has beside host::Block
+struct Hopper {  // a block's state in addition to host::Block
   const Block* owner = nullptr;
   std::map<Shared, CountingBarrier> barriers{};
   std::map<int, Barrier> partial{};
-  std::vector<std::vector<std::vector<Product>>> groups{};  // of each thread; the last one is open
+  std::vector<std::vector<std::vector<Product>>> groups{};  // per thread; the last group is open
 };
 
 inline Hopper& hopper() {
@@ -55,13 +56,17 @@ inline Hopper& hopper() {
   return state;
 }
 
-inline std::uintptr_t window() { return reinterpret_cast<std::uintptr_t>(block->shared.data()) / 1024 * 1024; }
+inline std::uintptr_t window() {
+  return reinterpret_cast<std::uintptr_t>(block->shared.data()) / 1024 * 1024;
+}
 inline std::uintptr_t swizzled(std::uintptr_t offset) { return offset ^ ((offset >> 7 & 7) << 4); }
 
-// Element (column, row) of a matrix that a descriptor tells of.
+// Element (column, row) of the matrix that a descriptor describes.
 inline std::uint16_t element(std::uint64_t matrix, int column, int row) {
-  const std::uintptr_t start = (matrix & 0x3fff) << 4, columns = (matrix >> 16 & 0x3fff) << 4, rows = (matrix >> 32 & 0x3fff) << 4;
-  const std::uintptr_t offset = start + column / 64 * columns + row / 8 * rows + row % 8 * 128 + column % 64 * 2;
+  const std::uintptr_t start = (matrix & 0x3fff) << 4;
+  const std::uintptr_t columns = (matrix >> 16 & 0x3fff) << 4, rows = (matrix >> 32 & 0x3fff) << 4;
+  const std::uintptr_t offset =
+      start + column / 64 * columns + row / 8 * rows + row % 8 * 128 + column % 64 * 2;
   std::uint16_t word;
   std::memcpy(&word, reinterpret_cast<const char*>(window() + swizzled(offset)), 2);
   return word;
@@ -70,15 +75,19 @@ inline std::uint16_t element(std::uint64_t matrix, int column, int row) {
 inline void run(const Product& product) {
   const int thread = current % 128, lane = thread % 32;
   for (int n = 0; n < 64; ++n) {
-    const int row = thread / 32 * 16 + lane / 4 + n / 2 % 2 * 8, column = n / 4 * 8 + lane % 4 * 2 + n % 2;
+    const int row = thread / 32 * 16 + lane / 4 + n / 2 % 2 * 8;
+    const int column = n / 4 * 8 + lane % 4 * 2 + n % 2;
     for (int k = 0; k < 16; ++k)
-      product.sum[n] += product.to_float(element(product.a, row, k)) * product.to_float(element(product.b, column, k));
+      product.sum[n] += product.to_float(element(product.a, row, k)) *
+                        product.to_float(element(product.b, column, k));
   }
 }
 
 }  // namespace host
 
-inline void init_barrier(Shared barrier, unsigned arrivals) { host::hopper().barriers[barrier] = {arrivals, arrivals}; }
+inline void init_barrier(Shared barrier, unsigned arrivals) {
+  host::hopper().barriers[barrier] = {arrivals, arrivals};
+}
 inline void publish_barriers() {}
 inline void arrive(Shared barrier) {
   host::CountingBarrier& state = host::hopper().barriers.at(barrier);
@@ -90,7 +99,7 @@ inline void arrive_expecting(Shared barrier, unsigned bytes) {
   arrive(barrier);
 }
 inline void wait(Shared barrier, unsigned parity) {
-  host::yield();  // so that others come before what is only seldom waited for
+  host::yield();  // lets other threads run even where the phase is already over
   for (;;) {
     host::CountingBarrier& state = host::hopper().barriers.at(barrier);
     if (state.parity != parity) return;
@@ -111,8 +120,10 @@ inline void load_box(Shared to, const TensorMap* map, int column, int token, Sha
     for (int t = 0; t < map->box_tokens; ++t)
       for (int c = 0; c < map->box_columns; ++c) {
         const bool is_inside = token + t < map->tokens && column + c < map->columns;
-        const std::uint16_t word = is_inside ? map->base[(token + t) * map->stride + column + c] : 0;
-        const std::uintptr_t offset = host::swizzled(to - host::window() + t * map->box_columns * 2 + c * 2);
+        const std::uint16_t word =
+            is_inside ? map->base[(token + t) * map->stride + column + c] : 0;
+        const std::uintptr_t offset =
+            host::swizzled(to - host::window() + t * map->box_columns * 2 + c * 2);
         std::memcpy(reinterpret_cast<char*>(host::window() + offset), &word, 2);
       }
   };
@@ -129,7 +140,9 @@ inline void load_box(Shared to, const TensorMap* map, int column, int token, Sha
 }
 
 inline void fence_async() {}
-inline void partial_barrier(int id, int threads) { host::meet(host::hopper().partial[id], threads); }
+inline void partial_barrier(int id, int threads) {
+  host::meet(host::hopper().partial[id], threads);
+}
 
 inline void begin_products() {}
 inline void commit_products() { host::hopper().groups[host::current].emplace_back(); }
@@ -145,7 +158,8 @@ inline void wait_for_products() {
 }
 
 inline std::uint64_t matrix_at(Shared at, unsigned next_columns, unsigned next_rows) {
-  const std::uint64_t place = ((at - host::window()) & 0x3ffff) >> 4, columns = next_columns >> 4, rows = next_rows >> 4;
+  const std::uint64_t place = ((at - host::window()) & 0x3ffff) >> 4;
+  const std::uint64_t columns = next_columns >> 4, rows = next_rows >> 4;
   return place | columns << 16 | rows << 32 | 1ull << 62;
 }
 

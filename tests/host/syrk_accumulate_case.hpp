@@ -1,4 +1,5 @@
-// A case of syrk_accumulate for a kernel that runs on a CPU: exact data, and a plain sum to compare with.
+// A case of syrk_accumulate for a kernel that runs on a CPU: data whose sums are exact, and a plain
+// sum to compare with.
 #pragma once
 #include <cstdio>
 #include <cstdlib>
@@ -16,50 +17,72 @@ struct Case {
   int dim;
   bool weighted, aligned;
   int splits, groups;
-  std::int64_t poisoned = 0;  // last tokens, which belong to no group
+  std::int64_t poisoned = 0;  // the last tokens, which belong to no group and hold NaN
 };
 
 template <typename Words, typename Launch>
 int run(const Case& c, Launch launch) {
   std::mt19937 random(0);
-  std::uniform_int_distribution<int> small(-4, 4);  // every sum is exact: the results must be equal
+  std::uniform_int_distribution<int> small(-4, 4);  // sums are exact, so results must be equal
   const std::int64_t stride = c.aligned ? c.dim + 8 : 2 * c.dim + 3, step = c.aligned ? 1 : 2;
   std::vector<std::uint16_t> x(static_cast<std::size_t>(c.tokens * stride + 8));
   for (auto& value : x) value = Words::from_float(static_cast<float>(small(random)));
-  for (std::int64_t t = 0; c.poisoned && t < c.tokens; ++t)  // beside the columns, and in tokens of no group
-    for (std::int64_t n = t < c.tokens - c.poisoned ? c.dim : 0; n < stride; ++n) x[t * stride + n] = 0x7fff;
+  const std::int64_t grouped = c.tokens - c.poisoned;
+  for (std::int64_t t = 0; c.poisoned && t < c.tokens;
+       ++t)  // past the columns, and ungrouped tokens
+    for (std::int64_t n = t < grouped ? c.dim : 0; n < stride; ++n) x[t * stride + n] = 0x7fff;
   std::vector<float> weight(static_cast<std::size_t>(c.tokens));
   for (auto& value : weight) value = static_cast<float>(small(random) * small(random) > 3 ? 4 : 0);
-  for (std::int64_t t = 0; c.weighted && t < c.tokens; ++t)  // a token of weight 0 must not count, whatever it holds
+  // A token of weight 0 must not count, whatever it holds.
+  for (std::int64_t t = 0; c.weighted && t < c.tokens; ++t)
     if (weight[t] == 0.0f) x[t * stride] = 0x7fff;
-  std::vector<std::int64_t> offsets;  // uneven, the second group empty
-  for (int g = 0; g <= c.groups; ++g) offsets.push_back(g == 0 ? 0 : g < 3 ? (c.tokens - c.poisoned) / 3 : (c.tokens - c.poisoned) * g / c.groups);
-  offsets.back() = c.tokens - c.poisoned;
+  std::vector<std::int64_t> offsets{0};  // uneven, the second group empty
+  for (int g = 1; g <= c.groups; ++g)
+    offsets.push_back(g < 3 ? grouped / 3 : grouped * g / c.groups);
+  offsets.back() = grouped;
 
   const int side = (c.dim + kDeviceTile - 1) / kDeviceTile, tiles = side * (side + 1) / 2;
-  const std::size_t size = static_cast<std::size_t>(c.groups) * tiles * kDeviceTile * kDeviceTile, guard = 1000;
+  const std::size_t size = static_cast<std::size_t>(c.groups) * tiles * kDeviceTile * kDeviceTile;
+  const std::size_t guard = 1000;
   std::vector<float> out(size + 2 * guard, 7.0f);
   std::vector<float> partial(c.splits > 1 ? c.splits * size : 0, NAN);
-  SyrkOnDevice p{out.data() + guard, partial.empty() ? nullptr : partial.data(), x.data(), c.weighted ? weight.data() : nullptr,
-                 c.groups > 1 ? offsets.data() : nullptr, c.tokens, stride, step, c.dim, side, c.splits, c.groups};
+  SyrkOnDevice p{out.data() + guard,
+                 partial.empty() ? nullptr : partial.data(),
+                 x.data(),
+                 c.weighted ? weight.data() : nullptr,
+                 c.groups > 1 ? offsets.data() : nullptr,
+                 c.tokens,
+                 stride,
+                 step,
+                 c.dim,
+                 side,
+                 c.splits,
+                 c.groups};
   launch(p);
   if (p.partial)
-    host::launch(static_cast<int>((size + 255) / 256), 1, 1, 256, 0,
-                 [&] { syrk_add_partial(p.out, p.partial, static_cast<std::int64_t>(size), p.splits); });
+    host::launch(static_cast<int>((size + 255) / 256), 1, 1, 256, 0, [&] {
+      syrk_add_partial(p.out, p.partial, static_cast<std::int64_t>(size), p.splits);
+    });
 
   long wrong = 0, touched = 0;
-  for (std::size_t n = 0; n < guard; ++n) touched += (out[n] != 7.0f) + (out[guard + size + n] != 7.0f);
+  for (std::size_t n = 0; n < guard; ++n)
+    touched += (out[n] != 7.0f) + (out[guard + size + n] != 7.0f);
   for (int g = 0; g < c.groups; ++g) {
-    const std::int64_t first = c.groups > 1 ? offsets[g] : 0, last = c.groups > 1 ? offsets[g + 1] : c.tokens;
+    const std::int64_t first = c.groups > 1 ? offsets[g] : 0;
+    const std::int64_t last = c.groups > 1 ? offsets[g + 1] : c.tokens;
     for (int i = 0; i < c.dim; ++i)
       for (int j = 0; j <= i; ++j) {
         double sum = 7.0;
         for (std::int64_t t = first; t < last; ++t) {
           const double w = c.weighted ? weight[t] : 1.0;
-          if (w > 0.0) sum += w * Words::to_float(x[t * stride + i * step]) * Words::to_float(x[t * stride + j * step]);
+          const double left = Words::to_float(x[t * stride + i * step]);
+          const double right = Words::to_float(x[t * stride + j * step]);
+          if (w > 0.0) sum += w * left * right;
         }
-        const std::ptrdiff_t tile = i / kDeviceTile * (i / kDeviceTile + 1) / 2 + j / kDeviceTile;
-        const std::ptrdiff_t at = ((g * tiles + tile) * kDeviceTile + i % kDeviceTile) * kDeviceTile + j % kDeviceTile;
+        const int row = i / kDeviceTile, column = j / kDeviceTile;
+        const std::ptrdiff_t tile = g * tiles + row * (row + 1) / 2 + column;
+        const std::ptrdiff_t at =
+            (tile * kDeviceTile + i % kDeviceTile) * kDeviceTile + j % kDeviceTile;
         wrong += p.out[at] != static_cast<float>(sum);
       }
   }

@@ -1,5 +1,6 @@
 // Runs the tensor-core kernel on a CPU and compares it with a plain sum in double precision.
-// Arguments: tokens dim dtype(bf16|fp16) weighted aligned splits groups. Prints the results as JSON.
+// Arguments: tokens dim dtype(bf16|fp16) weighted aligned splits groups. Prints the results as
+// JSON.
 #define CURVEDIT_ON_HOST
 #include "../../csrc/syrk_accumulate_mma.hpp"
 #include "syrk_accumulate_case.hpp"
@@ -17,19 +18,22 @@ void launch(const SyrkOnDevice& p) {
 template <typename Words>
 int run(const Case& c) {
   return run<Words>(c, [&](const SyrkOnDevice& p) {
-    if (c.weighted) c.aligned ? launch<Words, true, true>(p) : launch<Words, true, false>(p);
-    else c.aligned ? launch<Words, false, true>(p) : launch<Words, false, false>(p);
+    if (c.weighted && c.aligned) launch<Words, true, true>(p);
+    else if (c.weighted) launch<Words, true, false>(p);
+    else if (c.aligned) launch<Words, false, true>(p);
+    else launch<Words, false, false>(p);
   });
 }
 
-// Every lower tile exactly once, for many sizes.
+// Checks, for many sizes, that every lower tile comes exactly once.
 int check_order() {
   for (std::ptrdiff_t side = 1; side < 70; ++side)
     for (std::ptrdiff_t band : {1, 4, 8}) {
       std::set<std::pair<std::ptrdiff_t, std::ptrdiff_t>> seen;
       for (std::ptrdiff_t n = 0; n < side * (side + 1) / 2; ++n) {
         const Position at = position(n, side, band);
-        if (at.column < 0 || at.column > at.row || at.row >= side || !seen.insert({at.row, at.column}).second) {
+        if (at.column < 0 || at.column > at.row || at.row >= side ||
+            !seen.insert({at.row, at.column}).second) {
           std::printf("{\"side\": %td, \"band\": %td, \"n\": %td}\n", side, band, n);
           return 1;
         }
@@ -44,7 +48,7 @@ int check_order() {
 int main(int count, char** words) {
   if (count == 2 && std::string(words[1]) == "order") return check_order();
   if (count != 8) return 2;
-  const Case c{std::atoll(words[1]), std::atoi(words[2]), words[4][0] == '1', words[5][0] == '1', std::atoi(words[6]),
-               std::atoi(words[7])};
+  const Case c{std::atoll(words[1]), std::atoi(words[2]), words[4][0] == '1',
+               words[5][0] == '1',   std::atoi(words[6]), std::atoi(words[7])};
   return std::string(words[3]) == "bf16" ? run<Bfloat16Words>(c) : run<Float16Words>(c);
 }

@@ -1,4 +1,4 @@
-// As syrk_accumulate_on_host.cpp, for the kernel of Hopper GPUs.
+// The same as syrk_accumulate_on_host.cpp for the kernel of Hopper GPUs.
 // Arguments: tokens dim dtype(bf16|fp16) splits groups poisoned. Prints the results as JSON.
 #define CURVEDIT_ON_HOST
 #include "../../csrc/syrk_accumulate_wgmma.hpp"
@@ -21,7 +21,7 @@ int run(const Case& c) {
 
 int main(int count, char** words) {
   if (count != 7) return 2;
-  const Case c{std::atoll(words[1]), std::atoi(words[2]), false, true, std::atoi(words[4]), std::atoi(words[5]),
-               std::atoll(words[6])};
+  const Case c{std::atoll(words[1]), std::atoi(words[2]), false, true, std::atoi(words[4]),
+               std::atoi(words[5]),  std::atoll(words[6])};
   return std::string(words[3]) == "bf16" ? run<Bfloat16Words>(c) : run<Float16Words>(c);
 }
