@@ -1,7 +1,7 @@
-"""Throughput of kernels on this machine: candidates checked, then timed in turn, under measured ceilings.
+"""Throughput of kernels on this machine: candidates are checked, then timed in turn.
 
-A row's work is what the result needs, whoever computes it: a rival that computes more shows a lower
-rate.
+Rates count the work that the result needs, whoever computes it, so a rival that computes more
+shows a lower rate. They are set against ceilings that are measured in the same run.
 """
 
 import statistics
@@ -25,40 +25,38 @@ class Candidate:
     name: str
     dtype: torch.dtype  # of its input
     run: Callable[[], Any]
-    error: Callable[
-        [], float
-    ]  # runs it once on fresh memory; largest relative error, of samples at least
+    error: Callable[[], float]  # runs it once into zeroed memory; the largest relative error seen
 
 
 @dataclass(frozen=True)
 class Case:
-    """A result, and who can compute it."""
+    """A result, and the candidates that compute it."""
 
     op: str
     shape: str
-    work: float  # operations that the result needs
-    size: Callable[[torch.dtype], float]  # bytes to be read and written, by the input's dtype
+    work: float  # operations that the result takes
+    size: Callable[[torch.dtype], float]  # bytes to read and write, by the input's dtype
     candidates: Sequence[Candidate]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate of one case."""
+    """The measurement of one candidate in one case."""
 
     op: str
     shape: str
     dtype: str
     candidate: str
     milliseconds: float
-    tflops: float  # of the work the result needs
+    tflops: float  # of the work that the result takes
     gigabytes_per_second: float
-    roofline: float  # share of what the measured ceilings allow
+    roofline: float  # share of the rate that the measured ceilings allow
     error: float
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this device reaches, measured in the same run."""
+    """The rates that this device reaches, measured in the same run."""
 
     copy_gigabytes_per_second: float
     tflops: dict[str, float]  # of a large square product, by input dtype
@@ -67,37 +65,49 @@ class Ceilings:
 def measure(
     cases: Iterable[Case], *, device: torch.device, rounds: int
 ) -> tuple[Ceilings, list[Row]]:
-    """Time every case, one after the other, so that only one is in memory.
+    """Check and time every case.
 
     Args:
-        cases: Made when it is their turn.
-        device: Where.
-        rounds: Turns of each candidate; the median counts.
+        cases: The cases. An iterator that makes them as it goes keeps only one in memory.
+        device: Where the cases run.
+        rounds: Timed turns of each candidate, of which the median is taken.
+
+    Returns:
+        The device's ceilings, and one row per candidate.
 
     Raises:
-        RuntimeError: a candidate's numbers are wrong; its case is not timed then.
+        RuntimeError: a candidate's numbers are wrong. Its case has not been timed.
     """
     ceilings = _ceilings(device)
     return ceilings, [row for case in cases for row in _rows(case, device, rounds, ceilings)]
 
 
 def repeat(case: Case, *, device: torch.device, times: int) -> float:
-    """Run a case's first candidate a number of times, for a profiler to attach to; milliseconds per call."""
+    """Run a case's first candidate a number of times, for a profiler to attach to.
+
+    Args:
+        case: The case; rivals are ignored.
+        device: Where it runs.
+        times: Timed calls.
+
+    Returns:
+        Milliseconds per call.
+    """
     first = case.candidates[0]
     with _range(f"{case.op} {first.name} {case.shape}", device):
         return 1e3 * _timed(first.run, device, times)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line per row, the shape where it changes."""
+    """One line per row, under a line for each case."""
     lines = [f"{'candidate':32}{'input':10}{'ms':>10}{'TFLOP/s':>9}{'GB/s':>9}{'roofline':>10}"]
     shown = ("", "")
     for row in rows:
         if (row.op, row.shape) != shown:
             shown = (row.op, row.shape)
             lines.append(f"{row.op}, {row.shape}")
-        measured = f"{row.milliseconds:10.4g}{row.tflops:9.3g}{row.gigabytes_per_second:9.3g}{row.roofline:10.0%}"
-        lines.append(f"  {row.candidate:30}{row.dtype:10}{measured}")
+        rates = f"{row.tflops:9.3g}{row.gigabytes_per_second:9.3g}{row.roofline:10.0%}"
+        lines.append(f"  {row.candidate:30}{row.dtype:10}{row.milliseconds:10.4g}{rates}")
     return "\n".join(lines)
 
 
@@ -109,11 +119,19 @@ def interleaved(
     calls: int = 1,
     device: torch.device,
 ) -> list[float]:
-    """Median seconds per call of each, timed in turn, so that a noisy machine is equally unfair to all.
+    """Time several functions in turn, so that noise on the machine affects all of them alike.
 
-    With a pause, a turn waits, calls once untimed and then ``calls`` times timed: OpenBLAS's and
-    OpenMP's workers spin for a while after a call and would take a core from the next candidate,
-    and after a pause they have to be woken up again.
+    Args:
+        runs: The functions.
+        rounds: Turns of each.
+        pause: Seconds to wait before each turn, on a CPU. The workers of OpenBLAS and OpenMP spin
+            for a while after a call and would take a core from the next function. As they sleep
+            after a pause, an untimed call wakes them up first.
+        calls: Timed calls per turn.
+        device: Where they run.
+
+    Returns:
+        Median seconds per call of each function.
     """
     times: list[list[float]] = [[] for _ in runs]
     for run in runs:
@@ -132,7 +150,8 @@ def _rows(case: Case, device: torch.device, rounds: int, ceilings: Ceilings) -> 
     for candidate, error in zip(case.candidates, errors, strict=True):
         if not error <= _TOLERANCE:
             raise RuntimeError(
-                f"{case.op}, {candidate.name}, {candidate.dtype}, {case.shape}: wrong numbers, error {error:.1e}"
+                f"{case.op}, {candidate.name}, {candidate.dtype}, {case.shape}: "
+                f"wrong numbers, expected an error of at most {_TOLERANCE:g}, got {error:.1e}"
             )
     pause = _PAUSE if device.type == "cpu" else 0.0
     medians = interleaved(
@@ -168,7 +187,9 @@ def _ceilings(device: torch.device) -> Ceilings:
         a = torch.randn(side, side, device=device).to(dtype)
         seconds = _best(partial(torch.mm, a, a, out=torch.empty_like(a)), device)
         rates[str(dtype).removeprefix("torch.")] = _significant(2.0 * side**3 / seconds / 1e12)
-    rates["bfloat16"] = max(rates.values())  # where it is slower, it can be converted
+    rates["bfloat16"] = max(
+        rates.values()
+    )  # where its products are slower, it can be converted first
     return Ceilings(_significant(rate), rates)
 
 
@@ -195,7 +216,7 @@ def _timed(run: Callable[[], Any], device: torch.device, times: int) -> float:
 
 
 def _significant(value: float) -> float:
-    """Four digits, however small: a slow machine's rates are not rounded away."""
+    """Rounded to four significant digits, which keeps the rates of a slow machine."""
     return float(f"{value:.4g}")
 
 

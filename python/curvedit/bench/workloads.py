@@ -1,17 +1,25 @@
-"""What ``curvedit bench`` times: the kernels at the shapes of real models, each backend beside its rivals."""
+"""What ``curvedit bench`` times: the kernels at the shapes of real models, beside their rivals."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from curvedit import ops
+from curvedit.bench import rivals
+from curvedit.bench.accuracy import (
+    Reflections,
+    packed_elements,
+    second_moment_error,
+    square_elements,
+    syrk_error,
+)
 from curvedit.bench.timing import Candidate, Case
 from curvedit.ops import plan, tiles
 
-MODELS = {  # hidden and intermediate size; experts
+MODELS = {  # hidden size, intermediate size, experts
     "olmo2-1b": (2048, 8192, 0),
     "olmo2-7b": (4096, 11008, 0),
     "llama-3.1-8b": (4096, 14336, 0),
@@ -21,10 +29,9 @@ MODELS = {  # hidden and intermediate size; experts
 OPS = ("syrk_accumulate", "second_moment_accumulate", "staircase_project")
 SHARES = (0.6, 0.8, 0.95)  # of the mass of 1/i spectra that a projection keeps
 _SEQUENCE = 128  # tokens
-_SAMPLE = 256  # elements checked
 _STORED = 1 << 32  # bytes of stored gradients that a rival may take
 
-At = Callable[[int, Tensor, Tensor], Tensor]  # (group, rows, columns) to the elements of a result
+Only = tuple[str, torch.dtype]  # a backend and an input dtype
 
 
 def cases(
@@ -33,16 +40,17 @@ def cases(
     *,
     tokens: int,
     device: torch.device,
-    only: tuple[str, torch.dtype] | None = None,
+    only: Only | None = None,
 ) -> Iterator[Case]:
     """Cases of one kernel, made one at a time.
 
     Args:
         op: One of ``OPS``.
-        shapes: Hidden and intermediate size of an MLP, and its experts, 0 for none.
-        tokens: Of the input, shared among experts.
-        device: Where.
-        only: A backend and an input dtype; no rivals then, and no checks.
+        shapes: Hidden size, intermediate size and number of experts of each MLP; a dense one has
+            0 experts.
+        tokens: Tokens of the input; experts share them.
+        device: Where the inputs lie.
+        only: The one backend and input dtype to run, without rivals. None for all that can run.
 
     Raises:
         RuntimeError: the backend asked for cannot run here.
@@ -60,31 +68,34 @@ def cases(
             yield _projection(inner, hidden, share, device, only)
 
 
-def _backends(
+def _own(
     op: str,
-    arguments: Callable[[torch.dtype], tuple[object, ...]],
-    only: tuple[str, torch.dtype] | None,
-    dtypes: Sequence[torch.dtype],
-) -> Iterator[tuple[str, torch.dtype]]:
-    """Backends that can run, with the dtypes they can run on."""
-    if only is not None:
-        ops.choose(op, *arguments(only[1]), backend=only[0])
-        yield only
-        return
-    for backend in ops.backends(op):
-        for dtype in dtypes:
-            if backend == "reference":
-                continue
-            try:
-                ops.choose(op, *arguments(dtype), backend=backend)
-            except RuntimeError:
-                continue
-            yield backend, dtype
+    arguments: dict[torch.dtype, tuple[Any, ...]],
+    only: Only | None,
+    error: Callable[[torch.dtype, Callable[[], Any]], float],
+) -> Iterator[Candidate]:
+    """The package's backends that can run, each with the input dtypes that it takes.
+
+    They are chosen here, so that checks of the arguments are not timed.
+    """
+    if only is None:
+        refusals = {dtype: ops.explain(op, *given) for dtype, given in arguments.items()}
+        able = [
+            (backend, dtype)
+            for backend in ops.backends(op)
+            for dtype in arguments
+            if backend != "reference" and not refusals[dtype][backend]
+        ]
+    else:
+        able = [only]
+    for backend, dtype in able:
+        implementation = ops.choose(op, *arguments[dtype], backend=backend)
+        run = partial(implementation, *arguments[dtype])
+        name = f"curvedit {implementation.label}"
+        yield Candidate(name, dtype, run, partial(error, dtype, run))
 
 
-def _syrk(
-    d: int, experts: int, tokens: int, device: torch.device, only: tuple[str, torch.dtype] | None
-) -> Case:
+def _syrk(d: int, experts: int, tokens: int, device: torch.device, only: Only | None) -> Case:
     dtypes = (torch.float32, torch.bfloat16) if only is None else (only[1],)
     x = torch.randn(tokens, d, device=device)
     inputs = {dtype: x.to(dtype) for dtype in dtypes}
@@ -92,24 +103,15 @@ def _syrk(
     groups = [experts] if experts else []
     out = torch.zeros(*groups, tiles.tile_count(d), tiles.TILE, tiles.TILE, device=device)
 
-    def at(group: int, rows: Tensor, columns: Tensor) -> Tensor:
-        packed = out if offsets is None else out[group]
-        row, column = rows // tiles.TILE, columns // tiles.TILE
-        return packed[row * (row + 1) // 2 + column, rows % tiles.TILE, columns % tiles.TILE]
+    def error(dtype: torch.dtype, run: Callable[[], object]) -> float:
+        out.zero_()
+        run()
+        return syrk_error(partial(packed_elements, out), inputs[dtype], offsets)
 
-    candidates = []
-    for backend, dtype in _backends(
-        "syrk_accumulate", lambda t: (out, inputs[t], None, offsets), only, dtypes
-    ):
-        run = partial(
-            ops.call, "syrk_accumulate", out, inputs[dtype], None, offsets, backend=backend
-        )
-        error = partial(_syrk_error, inputs[dtype], offsets, run, out.zero_, at)
-        candidates.append(Candidate(f"curvedit {backend}", dtype, run, error))
+    arguments = {dtype: (out, given, None, offsets) for dtype, given in inputs.items()}
+    candidates = [*_own("syrk_accumulate", arguments, only, error)]
     if only is None:
-        candidates += (
-            _syrk_loop(d, inputs, offsets) if offsets is not None else _syrk_rivals(d, inputs)
-        )
+        candidates += _syrk_rivals(inputs, offsets)
 
     def size(dtype: torch.dtype) -> float:
         return tokens * d * dtype.itemsize + 2.0 * 4 * max(1, experts) * d * (d + 1) / 2
@@ -120,184 +122,90 @@ def _syrk(
 
 def _routed(experts: int, tokens: int, device: torch.device) -> Tensor:
     """Offsets of uneven groups, as routers make them."""
-    cuts = (
-        torch.randint(tokens + 1, (experts - 1,), generator=torch.Generator().manual_seed(0))
-        .sort()
-        .values
-    )
+    generator = torch.Generator().manual_seed(0)
+    cuts = torch.randint(tokens + 1, (experts - 1,), generator=generator).sort().values
     return torch.cat([torch.tensor([0]), cuts, torch.tensor([tokens])]).to(device)
 
 
-def _syrk_rivals(d: int, inputs: dict[torch.dtype, Tensor]) -> Iterator[Candidate]:
+def _syrk_rivals(inputs: dict[torch.dtype, Tensor], offsets: Tensor | None) -> Iterator[Candidate]:
     x, half = inputs[torch.float32], inputs[torch.bfloat16]
-    square = torch.zeros(d, d, device=x.device)
+    d = x.shape[1]
+    groups = [] if offsets is None else [len(offsets) - 1]
+    square = torch.zeros(*groups, d, d, device=x.device)  # shared: each checks its own result
 
-    def at(_: int, rows: Tensor, columns: Tensor) -> Tensor:
-        return square[rows, columns]
+    def candidate(name: str, x: Tensor, run: rivals.Run) -> Candidate:
+        def error() -> float:
+            square.zero_()
+            return syrk_error(partial(square_elements, run()), x, offsets)
 
-    def candidate(name: str, x: Tensor, run: Callable[[], object]) -> Candidate:
-        return Candidate(name, x.dtype, run, partial(_syrk_error, x, None, run, square.zero_, at))
+        return Candidate(name, x.dtype, run, error)
 
-    yield candidate("torch addmm", x, lambda: square.addmm_(x.mT, x))
+    if offsets is not None:
+        run = rivals.addmm_per_expert(square, x, offsets)
+        yield candidate("torch addmm, a loop", x, run)
+        return
+    yield candidate("torch addmm", x, rivals.addmm(square, x))
     if x.is_cuda:
-
-        def addmm() -> None:
-            torch.addmm(square, half.mT, half, out_dtype=torch.float32, out=square)
-
-        yield candidate("torch addmm, float32 output", half, addmm)
+        run = rivals.addmm_float32_output(square, half)
+        yield candidate("torch addmm, float32 output", half, run)
         return
-    try:
-        from scipy.linalg import blas  # type: ignore[import-untyped]
-    except ImportError:
-        return
-    packed, columns_first = (
-        square.numpy().T,
-        x.numpy().T,
-    )  # the upper triangle by columns is the lower by rows
-
-    def ssyrk() -> None:
-        blas.ssyrk(1.0, columns_first, 1.0, packed, trans=0, lower=0, overwrite_c=1)
-
-    yield candidate("OpenBLAS ssyrk", x, ssyrk)
+    symmetric = rivals.ssyrk(square, x)
+    if symmetric is not None:
+        yield candidate("OpenBLAS ssyrk", x, symmetric)
 
 
-def _syrk_loop(d: int, inputs: dict[torch.dtype, Tensor], offsets: Tensor) -> Iterator[Candidate]:
-    """What there is for experts: one product after the other."""
-    x = inputs[torch.float32]
-    square = torch.zeros(len(offsets) - 1, d, d, device=x.device)
-    bounds = offsets.tolist()
-
-    def run() -> None:
-        for group, (start, stop) in enumerate(pairwise(bounds)):
-            square[group].addmm_(x[start:stop].mT, x[start:stop])
-
-    error = partial(_syrk_error, x, offsets, run, square.zero_, lambda g, r, c: square[g, r, c])
-    yield Candidate("torch addmm, a loop", torch.float32, run, error)
-
-
-def _syrk_error(
-    x: Tensor,
-    offsets: Tensor | None,
-    run: Callable[[], object],
-    clear: Callable[[], object],
-    at: At,
-) -> float:
-    """Relative to the roots of an element's two diagonal elements."""
-    rows, columns = _sampled(x.shape[1], x.shape[1], x.device)
-    rows, columns = torch.maximum(rows, columns), torch.minimum(rows, columns)
-    bounds = [0, len(x)] if offsets is None else offsets.tolist()
-    clear()
-    run()
-    worst = 0.0
-    for group in {0, len(bounds) // 2, len(bounds) - 2} & set(range(len(bounds) - 1)):
-        part = x[bounds[group] : bounds[group + 1]].double()
-        left, right = part[:, rows], part[:, columns]
-        scale = (left.square().sum(0) * right.square().sum(0)).sqrt().clamp_min(1e-30)
-        off = at(group, rows, columns).double() - (left * right).sum(0)
-        worst = max(worst, float((off.abs() / scale).max()))
-    return worst
-
-
-def _sampled(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    row, column = (
-        torch.randint(size, (_SAMPLE,), generator=generator).to(device) for size in (rows, columns)
-    )
-    return row, column
-
-
-def _second_moment(
-    m: int, n: int, tokens: int, device: torch.device, only: tuple[str, torch.dtype] | None
-) -> Case:
+def _second_moment(m: int, n: int, tokens: int, device: torch.device, only: Only | None) -> Case:
     g, a = torch.randn(tokens, m, device=device), torch.randn(tokens, n, device=device)
     offsets = torch.arange(0, tokens + _SEQUENCE, _SEQUENCE, device=device).clamp(max=tokens)
     sequences, out = len(offsets) - 1, torch.zeros(m, n, device=device)
 
-    def arguments(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return out, g.to(dtype), a.to(dtype), offsets
-
-    def error(run: Callable[[], object], result: Callable[[], Tensor]) -> float:
-        rows, columns = _sampled(m, n, device)
-        products = torch.zeros(sequences, _SAMPLE, dtype=torch.float64, device=device)
-        sequence = torch.arange(tokens, device=device) // _SEQUENCE
-        products.index_add_(0, sequence, g[:, rows].double() * a[:, columns].double())
-        truth = products.square().sum(0)
+    def error(_: torch.dtype, run: Callable[[], object]) -> float:
         out.zero_()
         run()
-        return float(
-            ((result()[rows, columns].double() - truth).abs() / truth.clamp_min(1e-30)).max()
-        )
+        return second_moment_error(out, g, a, _SEQUENCE)
 
-    candidates = []
-    for backend, dtype in _backends("second_moment_accumulate", arguments, only, (torch.float32,)):
-        run = partial(ops.call, "second_moment_accumulate", *arguments(dtype), backend=backend)
-        candidates.append(
-            Candidate(f"curvedit {backend}", dtype, run, partial(error, run, lambda: out))
-        )
-    if only is None and 4 * sequences * m * n <= _STORED and tokens % _SEQUENCE == 0:
-        kept: list[Tensor] = []
-
-        def stored() -> None:
-            gradients = torch.bmm(g.view(sequences, -1, m).mT, a.view(sequences, -1, n))
-            kept[:] = [gradients.square_().sum(0)]
-
+    dtype = torch.float32 if only is None else only[1]
+    arguments = {dtype: (out, g.to(dtype), a.to(dtype), offsets)}
+    candidates = [*_own("second_moment_accumulate", arguments, only, error)]
+    fits = 4 * sequences * m * n <= _STORED and tokens % _SEQUENCE == 0
+    if only is None and fits:
+        stored = rivals.stored_gradients(g, a, _SEQUENCE)
         candidates.append(
             Candidate(
-                "torch, stored gradients", g.dtype, stored, partial(error, stored, lambda: kept[0])
+                "torch, stored gradients",
+                dtype,
+                stored,
+                lambda: second_moment_error(stored(), g, a, _SEQUENCE),
             )
         )
+
+    def size(dtype: torch.dtype) -> float:
+        return tokens * (m + n) * dtype.itemsize + 8.0 * m * n
+
     work = 2.0 * tokens * m * n + 2.0 * sequences * m * n
     what = f"{m} x {n}, {tokens} tokens in sequences of {_SEQUENCE}"
-    return Case(
-        "second_moment_accumulate",
-        what,
-        work,
-        lambda t: tokens * (m + n) * t.itemsize + 8.0 * m * n,
-        candidates,
-    )
+    return Case("second_moment_accumulate", what, work, size, candidates)
 
 
-def _projection(
-    m: int, n: int, share: float, device: torch.device, only: tuple[str, torch.dtype] | None
-) -> Case:
-    """Bases are reflections, whose products with anything take few operations: the truth is in float64."""
-    spectra = [1.0 / torch.arange(1, size + 1, dtype=torch.float64) for size in (m, n)]
-    limits = ops.call("staircase_limits", *spectra, share)[0]
-    w = torch.randn(m, n, device=device)
-    mirrors = [
-        torch.nn.functional.normalize(torch.randn(size, device=device).double(), dim=0)
-        for size in (m, n)
-    ]
-    u_out, u_in = (
-        (torch.eye(len(mirror), device=device) - 2 * torch.outer(mirror, mirror).float())
-        for mirror in mirrors
-    )
-    found, on_device = plan(limits.numpy(), n), limits.to(device)
+def _projection(m: int, n: int, share: float, device: torch.device, only: Only | None) -> Case:
+    lam, mu = (1.0 / torch.arange(1, size + 1, dtype=torch.float64) for size in (m, n))
+    limits = ops.call("staircase_limits", lam, mu, share)[0]
+    dtype = torch.float32 if only is None else only[1]
+    w, reflections = torch.randn(m, n, device=device).to(dtype), Reflections.draw(m, n, device)
+    arguments = (w, *reflections.bases(), limits.to(device))
 
-    def reflected(x: Tensor) -> Tensor:
-        x = x - 2 * torch.outer(mirrors[0], mirrors[0] @ x)
-        return x - 2 * torch.outer(x @ mirrors[1], mirrors[1])
+    def error(_: torch.dtype, run: Callable[[], Tensor]) -> float:
+        return reflections.error(run(), w, arguments[-1])
 
-    def error(run: Callable[[], Tensor]) -> float:
-        kept = torch.arange(n, device=device) < on_device[:, None]
-        truth = reflected(reflected(w.double()) * kept)
-        return float((run().double() - truth).abs().max() / truth.abs().max())
-
-    candidates = []
-    for backend, dtype in _backends(
-        "staircase_project", lambda _: (w, u_out, u_in, on_device), only, (w.dtype,)
-    ):
-        run = partial(ops.call, "staircase_project", w, u_out, u_in, on_device, backend=backend)
-        candidates.append(Candidate(f"curvedit {backend}", dtype, run, partial(error, run)))
+    candidates = [*_own("staircase_project", {dtype: arguments}, only, error)]
     if only is None:
-        dense = partial(
-            ops.call, "staircase_project", w, u_out, u_in, on_device, backend="reference"
-        )
+        dense = rivals.four_dense_products(*arguments)
         candidates.append(
-            Candidate("torch, four dense products", w.dtype, dense, partial(error, dense))
+            Candidate("torch, four dense products", dtype, dense, partial(error, dtype, dense))
         )
-    used = float((limits > 0).sum()) * m + float(limits[0]) * n
-    what = f"{m} x {n}, keeps {share:g} of the mass: {found.operations / found.dense:.3f} of the dense operations"
-    return Case(
-        "staircase_project", what, found.operations, lambda _: 4.0 * (2 * m * n + used), candidates
-    )
+    found = plan(limits.numpy(), n)
+    used = float((limits > 0).sum()) * m + float(limits[0]) * n  # elements of the bases
+    share_of_dense = found.operations / found.dense
+    what = f"{m} x {n}, keeps {share:g} of the mass: {share_of_dense:.3f} of the dense operations"
+    size = 2.0 * m * n * dtype.itemsize + 4.0 * used
+    return Case("staircase_project", what, found.operations, lambda _: size, candidates)
