@@ -1,7 +1,8 @@
-"""What is installed, which backend each kernel would use here and why, and whether its numbers are right."""
+"""What is installed, which backend each kernel uses here and why, and whether it is right."""
 
 import os
 import platform
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 
 from curvedit import _C, ops
-from curvedit.kernels import staircase_limits_ref
 from curvedit.ops import tiles
 
 TOLERANCE = 1e-5  # relative; a float32 sum of 300 products is off by 1e-7 to 1e-6
@@ -29,25 +29,22 @@ class Check:
     op: str
     device: str
     backend: str
-    use: str  # "default", "by name" or "cannot"
-    reason: str  # why it cannot run, or is not chosen by default
-    error: (
-        float | None
-    )  # relative (Frobenius) against float64, the worst of its cases; None if it was not run
+    use: str  # "default" if a call that names no backend runs it, "by name" or "cannot"
+    reason: str  # why it cannot run, or is not the default
+    error: float | None  # relative to float64 (Frobenius), the worst of its trials; None if not run
 
     @property
     def is_sound(self) -> bool:
-        """Whether its numbers are right, or it was not to run."""
+        """Whether its numbers are right; true if it was not run."""
         return self.error is None or self.error <= TOLERANCE
 
     def __str__(self) -> str:
         """One line."""
-        verdict = (
-            ""
-            if self.error is None
-            else f"{'ok' if self.is_sound else 'WRONG'}, error {self.error:.0e}"
-        )
-        return f"{self.op:25}{self.device:5} {self.backend:10} {self.use:8} {verdict:17} {self.reason}".rstrip()
+        verdict = ""
+        if self.error is not None:
+            verdict = f"{'ok' if self.is_sound else 'WRONG'}, error {self.error:.0e}"
+        where = f"{self.op:25}{self.device:5} {self.backend:10} {self.use:8}"
+        return f"{where} {verdict:17} {self.reason}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Diagnosis:
 
     @property
     def is_sound(self) -> bool:
-        """Whether every kernel that ran gave right numbers."""
+        """Whether every backend that ran gave right numbers."""
         return all(check.is_sound for check in self.checks)
 
     def __str__(self) -> str:
@@ -70,7 +67,15 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at the installation; run every backend of every kernel that this machine can, against float64."""
+    """Look at the installation, and run every backend that can run here against float64.
+
+    Returns:
+        The facts, and a check of every backend of every kernel on every device.
+
+    Raises:
+        ValueError: ``CURVEDIT_BACKEND`` makes no sense.
+    """
+    facts = examine_facts()
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     checks = [
         check(op, backend, device)
@@ -78,35 +83,41 @@ def examine() -> Diagnosis:
         for op in ops.operations()
         for backend in ops.backends(op)
     ]
-    return Diagnosis(examine_facts(), checks)
+    return Diagnosis(facts, checks)
 
 
 def check(op: str, backend: str, device: str) -> Check:
-    """Run one backend on small inputs, if it can run on this device."""
-    trials, reason = [], ""
-    for trial in _TRIALS[op](torch.device(device)):
-        try:
-            ops.choose(op, *trial.arguments, backend=backend)
-        except RuntimeError as refusal:
-            reason = reason or str(refusal).removeprefix(f"{op}: {backend} ")
-        else:
-            trials.append(trial)
-    if not trials:
-        return Check(op, device, backend, "cannot", reason, None)
-    if backend == "reference":  # multiplies in the precision of its input
-        trials = trials[:1]
-    error = max(trial.error(ops.call(op, *trial.arguments, backend=backend)) for trial in trials)
-    default = ops.choose(op, *trials[0].arguments)
-    if default.backend == backend:
+    """Run one backend on small inputs, if it can run on this device.
+
+    Args:
+        op: The kernel, one of :func:`curvedit.ops.operations`.
+        backend: One of its backends.
+        device: ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        Its use, and its error where it ran.
+    """
+    trials = _TRIALS[op](torch.device(device))
+    reasons = [ops.explain(op, *trial.arguments)[backend] for trial in trials]
+    able = [trial for trial, reason in zip(trials, reasons, strict=True) if not reason]
+    if not able:
+        return Check(op, device, backend, "cannot", reasons[0], None)
+    error = max(trial.error(ops.call(op, *trial.arguments, backend=backend)) for trial in able)
+    default, refusal = _default(op, able[0].arguments)
+    if default == backend:
         return Check(op, device, backend, "default", "", error)
-    return Check(
-        op,
-        device,
-        backend,
-        "by name",
-        ops.why_by_name_only(op, backend) or f"after {default.backend}",
-        error,
-    )
+    reason = refusal or ops.why_by_name_only(op, backend) or f"after {default}"
+    return Check(op, device, backend, "by name", reason, error)
+
+
+def _default(op: str, arguments: tuple[Any, ...]) -> tuple[str, str]:
+    """The backend that a call runs which names none; or "" and why such a call fails."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the facts say what the variable does not apply to
+        try:
+            return ops.choose(op, *arguments).backend, ""
+        except RuntimeError as refusal:  # the variable asks for a backend that cannot run
+            return "", f"{ops.VARIABLE}: {str(refusal).removeprefix(f'{op}: ')}"
 
 
 @dataclass(frozen=True)
@@ -123,9 +134,8 @@ class _Trial:
 def _tokens(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(_TOKENS, _SIZE, generator=generator).to(dtype)
-    weight = (
-        torch.randint(4, (_TOKENS,), generator=generator).float().square()
-    )  # their roots are exact
+    roots = torch.randint(4, (_TOKENS,), generator=generator).float()
+    weight = roots.square()  # backends that multiply by the roots find them exactly
     return x.to(device), weight.to(device)
 
 
@@ -174,10 +184,10 @@ def _second_moment(device: torch.device) -> list[_Trial]:
 
 
 def _staircase(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    lam, mu = (
-        torch.arange(1, n + 1, dtype=torch.float64, device=device) ** -1.0 for n in (_SIZE, _TOKENS)
-    )
-    return lam, mu, staircase_limits_ref.staircase_limits(lam.cpu(), mu.cpu(), 0.7)[0]
+    """Two spectra and their staircase, as the reference finds it."""
+    lam, mu = (torch.arange(1, n + 1, dtype=torch.float64) ** -1.0 for n in (_SIZE, _TOKENS))
+    limits = ops.call("staircase_limits", lam, mu, 0.7, backend="reference")[0]
+    return lam.to(device), mu.to(device), limits
 
 
 def _limits(device: torch.device) -> list[_Trial]:
@@ -186,7 +196,7 @@ def _limits(device: torch.device) -> list[_Trial]:
 
 
 def _project(op: str, device: torch.device) -> list[_Trial]:
-    """One of the projections, with the mask of a staircase."""
+    """A trial of one of the projections, which takes a staircase or the same as a mask."""
     _, _, limits = _staircase(device)
     generator = torch.Generator().manual_seed(0)
     w, *squares = (
@@ -217,7 +227,11 @@ _TRIALS: dict[str, Callable[[torch.device], list[_Trial]]] = {
 
 
 def examine_facts() -> dict[str, str]:
-    """Versions, instruction sets and devices."""
+    """Versions, instruction sets, devices, and what ``CURVEDIT_BACKEND`` asks for.
+
+    Raises:
+        ValueError: ``CURVEDIT_BACKEND`` makes no sense.
+    """
     facts = {"python": f"{platform.python_version()} on {platform.platform()}"}
     for name in _PACKAGES:
         try:
@@ -230,13 +244,25 @@ def examine_facts() -> dict[str, str]:
     facts["cuda kernels"] = ", ".join(built) or "not built: nvcc was not found"
     facts["cuda of torch"] = str(torch.version.cuda or "none: a CPU build")
     gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    facts["gpu"] = (
-        "; ".join(
-            f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB"
-            for gpu in gpus
-        )
-        or "none that torch can use"
-    )
-    if "CURVEDIT_BACKEND" in os.environ:
-        facts["CURVEDIT_BACKEND"] = os.environ["CURVEDIT_BACKEND"]
+    described = [
+        f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus
+    ]
+    facts["gpu"] = "; ".join(described) or "none that torch can use"
+    if os.environ.get(ops.VARIABLE):
+        facts[ops.VARIABLE] = _meaning(os.environ[ops.VARIABLE])
     return facts
+
+
+def _meaning(text: str) -> str:
+    """What a value of the variable asks for, op by op."""
+    bare, by_op = ops.parse_backends(text)
+    others = [op for op in ops.operations() if op not in by_op]
+    parts = [f"{backend} for {op}" for op, backend in by_op.items()]
+    if bare:
+        having = [op for op in others if bare in ops.backends(op)]
+        lacking = [op for op in others if op not in having]
+        parts += [f"{bare} for {', '.join(having)} where it takes the call"] if having else []
+        parts += [f"no backend {bare} in {', '.join(lacking)}"] if lacking else []
+    elif others:
+        parts.append(f"no wish for {', '.join(others)}")
+    return f"{text}: {'; '.join(parts)}"
