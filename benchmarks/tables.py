@@ -1,4 +1,8 @@
-"""Writes the README's result tables from the committed JSON: ``python benchmarks/tables.py [--check]``."""
+"""Writes the README's result tables from the committed JSON.
+
+``python benchmarks/tables.py`` rewrites the tables in place. With ``--check`` it writes nothing and
+fails if they are not what it would write.
+"""
 
 import json
 import re
@@ -7,22 +11,24 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-MACHINE = "xeon-avx512-2-cores"
-RESULTS = HERE / "results" / MACHINE
+RESULTS = HERE / "results/xeon-avx512-2-cores"
 
 
 def table(head, rows):
+    """A Markdown table with its numbers aligned to the right."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def runs(file):
+    """What a file recorded, by benchmark: the stem of its module, or ``sweep``; and the file."""
     content = json.loads((RESULTS / file).read_text())
     found = {}
     for run in content["benchmarks"]:
-        found.setdefault(run["name"].split("[")[0].removeprefix("bench_"), []).append(
-            run["extra_info"]
-        )
+        path, function = run["fullname"].split("::")
+        is_sweep = function.startswith("bench_sweep")
+        name = "sweep" if is_sweep else Path(path).stem.removeprefix("bench_")
+        found.setdefault(name, []).append(run["extra_info"])
     return found, content
 
 
@@ -152,12 +158,18 @@ def demo():
 
 
 def filled(text):
+    """The text with its tables written anew.
+
+    Raises:
+        ValueError: a table's markers are missing or there twice.
+    """
     kernels, content = runs("kernels.json")
     fits, _ = runs("fit.json")
     decompositions, _ = runs("eigen.json")
+    machine, day = content["machine_info"], content["datetime"][:10]
     where = (
-        f"{content['machine_info']['cpu']['brand_raw']}, {content['machine_info']['instruction_set']}, 2 cores, "
-        f"torch {content['machine_info']['torch']}, {content['datetime'][:10]}; medians, as multiples of our own time:"
+        f"{machine['cpu']['brand_raw']}, {machine['instruction_set']}, 2 cores, "
+        f"torch {machine['torch']}, {day}; medians, as multiples of our own time:"
     )
     speed = [
         where,
@@ -173,16 +185,22 @@ def filled(text):
             rf"(<!-- {name} table -->\n).*?(<!-- end of {name} table -->)", re.DOTALL
         )
         text, count = pattern.subn(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text)
-        assert count == 1, name
+        if count != 1:
+            raise ValueError(f"expected one {name} table between its markers, got {count}")
     return text
 
 
-if __name__ == "__main__":
-    before = README.read_text()
+def main(arguments, readme=README):
+    """The exit status; a message where the check fails."""
+    before = readme.read_text()
     after = filled(before)
-    if "--check" in sys.argv[1:]:
-        sys.exit(
-            "README.md: its tables differ from benchmarks/results; run benchmarks/tables.py"
-            * (after != before)
-        )
-    README.write_text(after)
+    if "--check" in arguments:
+        if after == before:
+            return 0
+        return f"{readme.name}: its tables differ from {RESULTS.name}; run benchmarks/tables.py"
+    readme.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
