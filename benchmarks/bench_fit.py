@@ -1,7 +1,7 @@
-"""Whole ``fit`` beside the released collector's procedure: 8 layers, width 512, every MLP projection.
+"""A whole ``fit`` beside the released collector's procedure: 8 layers, width 512, every MLP map.
 
-Seconds are interleaved in this process; peak memory above the loaded model is measured in a fresh
-process each (``python benchmarks/bench_fit.py own``).
+Times are interleaved in this process. Peak memory above the loaded model is measured in a fresh
+process for each candidate (``python benchmarks/bench_fit.py own``).
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from interleave import interleaved, record
+from interleave import interleaved, record, torch_threads
 from released_collector import collect
 
 import curvedit
@@ -59,27 +59,26 @@ def peak_above_model(name):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def bench_fit(benchmark, threads):
+def bench_threads(benchmark, threads):
     model, batches = build(), data()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     runs = candidates(model, batches)
-    ours, theirs = runs["own"](), runs["released procedure"]()  # also warms up
-    for name, (a, g) in theirs.items():
-        torch.testing.assert_close(ours[name].A, a, rtol=1e-3, atol=1e-5)
-        g = g * (BATCH * (WINDOW - 1)) ** 2  # of a mean loss; the labels are other draws
-        assert 0.5 < ours[name].G.trace() / g.trace() < 2
-    seconds = interleaved(runs, rounds=2)
-    record(benchmark, seconds, "own", threads=threads, tokens=BATCHES * BATCH * WINDOW)
-    benchmark.extra_info["peak_mib_above_model"] = {name: peak_above_model(name) for name in runs}
-    benchmark.pedantic(runs["own"], rounds=1)
-    torch.set_num_threads(before)
     benchmark.group = f"fit, {threads} thread(s)"
+    with torch_threads(threads):
+        ours, theirs = runs["own"](), runs["released procedure"]()  # also warms up
+        for name, (a, g) in theirs.items():
+            torch.testing.assert_close(ours[name].A, a, rtol=1e-3, atol=1e-5)
+            g = g * (BATCH * (WINDOW - 1)) ** 2  # theirs are of the mean loss
+            assert 0.5 < ours[name].G.trace() / g.trace() < 2  # the labels are drawn differently
+        seconds = interleaved(runs, rounds=2)
+        record(benchmark, seconds, "own", threads=threads, tokens=BATCHES * BATCH * WINDOW)
+        peaks = {name: peak_above_model(name) for name in runs}
+        benchmark.extra_info["peak_mib_above_model"] = peaks
+        benchmark.pedantic(runs["own"], rounds=1)
 
 
 if __name__ == "__main__":
     loaded, given = build(), data()
-    loaded(input_ids=given[0][:1, :8])  # the libraries' own workspaces are not the fit's
+    loaded(input_ids=given[0][:1, :8])  # so that the libraries' workspaces do not count
     start = peak_memory(torch.device("cpu"))
     candidates(loaded, given)[sys.argv[1]]()
     print(json.dumps((peak_memory(torch.device("cpu")) - start) >> 20))

@@ -1,65 +1,67 @@
 """``second_moment_accumulate`` beside gradients that are stored, or made one after the other."""
 
+from functools import partial
+
 import pytest
 import torch
 from cases import normal
-from interleave import extra_memory, extra_resident, interleaved, record
+from interleave import extra_memory, extra_resident, interleaved, record, torch_threads
 
 from curvedit import ops
+from curvedit.bench import rivals, second_moment_error
 
 SEQUENCES, LENGTH = 64, 128
+TOLERANCE = 1e-4  # relative
+# filled: memory that was never written would not be resident; the small call loads the code
 SETUP = """
 import torch
 from curvedit import ops
-def arguments(sequences):
-    tokens = 128 * sequences
-    out = torch.zeros({m}, {n}).fill_(0)  # memory that was never written would not be resident
-    return out, torch.randn(tokens, {m}), torch.randn(tokens, {n}), 128 * torch.arange(sequences + 1)
-given = arguments(64)
-ops.call("second_moment_accumulate", torch.zeros(9, 9), *[x[:, :9] for x in given[1:3]], given[3][:2])  # loads code
+out = torch.zeros({m}, {n}).fill_(0)
+g, a = torch.randn({tokens}, {m}), torch.randn({tokens}, {n})
+offsets = torch.arange(0, {tokens} + 1, {length})
+ops.call("second_moment_accumulate", torch.zeros(9, 9), g[:, :9], a[:, :9], offsets)
 """
-RUN = 'ops.call("second_moment_accumulate", *given)'
+RUN = 'ops.call("second_moment_accumulate", out, g, a, offsets)'
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", [(1376, 512), (2752, 1024)], ids=str)
-def bench_second_moment_accumulate(benchmark, shape, threads):
+def bench_sequences(benchmark, shape, threads):
     m, n = shape
-    g, a = normal(SEQUENCES * LENGTH, m), normal(SEQUENCES * LENGTH, n, seed=1)
+    tokens = SEQUENCES * LENGTH
+    g, a = normal(tokens, m), normal(tokens, n, seed=1)
     offsets = torch.arange(SEQUENCES + 1) * LENGTH
-    out, others = torch.zeros(m, n), torch.zeros(m, n)
-    own = lambda: ops.call("second_moment_accumulate", out, g, a, offsets)  # noqa: E731
-    loop = lambda: ops.call("second_moment_accumulate", others, g, a, offsets, backend="torch")  # noqa: E731
-
-    def stored():
-        gradients = torch.bmm(g.view(SEQUENCES, LENGTH, m).mT, a.view(SEQUENCES, LENGTH, n))
-        return gradients.square_().sum(0)
-
-    own()
-    torch.testing.assert_close(out, stored(), rtol=1e-4, atol=1e-4 * float(out.max()))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    product = lambda: g.T @ a  # noqa: E731
+    out, looped = torch.zeros(m, n), torch.zeros(m, n)
+    arguments = ("second_moment_accumulate", out, g, a, offsets)
+    own = ops.choose(*arguments)
+    stored = rivals.stored_gradients(g, a, LENGTH)
+    others = ("second_moment_accumulate", looped, g, a, offsets)
     candidates = {
-        "own": own,
-        "torch, one after the other": loop,
+        "own": partial(own, *arguments[1:]),
+        "torch, one after the other": partial(ops.choose(*others, backend="torch"), *others[1:]),
         "torch, stored": stored,
-        "one product": product,
+        "one product": rivals.one_product(g, a),
     }
-    seconds = interleaved(candidates, rounds=7)
-    benchmark.pedantic(own, rounds=3, warmup_rounds=1)
-    torch.set_num_threads(before)
-    flop = 2 * SEQUENCES * LENGTH * m * n
+    candidates["own"]()
+    candidates["torch, one after the other"]()
+    for result in (out, looped, stored()):  # right before timed
+        assert second_moment_error(result, g, a, LENGTH) < TOLERANCE
+
+    benchmark.group = f"second_moment_accumulate, {threads} thread(s)"
+    with torch_threads(threads):
+        seconds = interleaved(candidates, rounds=7)
+        benchmark.pedantic(candidates["own"], rounds=3, warmup_rounds=1)
+    setup = SETUP.format(m=m, n=n, tokens=tokens, length=LENGTH)
     record(
         benchmark,
         seconds,
         "own",
+        backend=own.label,
         shape=shape,
         threads=threads,
-        own_gflops=round(flop / seconds["own"] / 1e9, 1),
+        own_gflops=round(2 * tokens * m * n / seconds["own"] / 1e9, 1),
         extra_bytes={
-            "own": extra_resident(SETUP.format(m=m, n=n), RUN),
+            "own": extra_resident(setup, RUN),
             "torch, stored": extra_memory(stored),
         },
     )
-    benchmark.group = f"second_moment_accumulate, {threads} thread(s)"

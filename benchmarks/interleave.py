@@ -1,5 +1,6 @@
-"""Timing rivals in turn within one run, the memory they need, and what of it is saved."""
+"""Times rivals in turn within one run, measures their memory, and records both."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ def interleaved(candidates, rounds, pause=0.0, calls=1):
 
 
 def record(benchmark, seconds, own, **facts):
-    """Store the medians, and every rival's time over our own, beside the benchmark's own rounds."""
+    """Save the medians, and every rival's time over our own, beside the benchmark's own rounds."""
     benchmark.extra_info["median_ms"] = {
         name: round(1e3 * value, 4) for name, value in seconds.items()
     }
@@ -26,8 +27,19 @@ def record(benchmark, seconds, own, **facts):
     benchmark.extra_info.update(facts)
 
 
+@contextlib.contextmanager
+def torch_threads(count):
+    """Limit torch to a number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def extra_memory(run):
-    """Most bytes that ``run`` holds at once, its result included, of what torch allocates on a CPU."""
+    """The most bytes of torch's CPU memory that ``run`` holds at once, its result included."""
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
@@ -57,10 +69,10 @@ print(resident("VmHWM") - before)
 
 
 def extra_resident(setup, run):
-    """Bytes by which a fresh process grows at most while the code ``run`` runs: for compiled code. Linux only."""
+    """The most bytes by which a fresh process grows while it runs the code ``run``.
+
+    Unlike :func:`extra_memory` it sees what compiled code allocates. Linux only.
+    """
     code = _RESIDENT.format(setup=setup, run=run)
-    return int(
-        subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True
-        ).stdout
-    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return int(done.stdout)

@@ -1,8 +1,9 @@
 """A plain implementation of the procedure that the method's released collector follows.
 
-Written from its description, for comparison: one A per projection, float32 full-square products
-added out of place, weight gradients computed and dropped, gradient checkpointing with backward
-down to the embeddings, all logits at once, mean loss, and four layers per pass over the data.
+It was written from the procedure's description, for comparison: one A per projection, full float32
+products that are added to the sums, weight gradients that are computed and dropped, gradient
+checkpointing with a backward pass down to the embeddings, all logits at once, a mean loss, and
+four layers per pass over the data.
 """
 
 import warnings
@@ -15,7 +16,7 @@ PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 
 class _Moments:
-    """A and G of one projection."""
+    """Sums for A and G of one projection."""
 
     def __init__(self, module):
         self.a = torch.zeros(module.in_features, module.in_features)
@@ -41,7 +42,7 @@ def collect(model, batches, seed=0):
     """Mean (A, G) per projection of every layer."""
     generator = torch.Generator().manual_seed(seed)
     found = {}
-    model.train()  # gradient checkpointing acts in training mode only; the model has no dropout
+    model.train()  # or there is no gradient checkpointing; the model has no dropout
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -57,8 +58,8 @@ def collect(model, batches, seed=0):
                 moments[f"model.layers.{number}.mlp.{projection}"] = _Moments(module)
         for ids in batches:
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-            chances = logits.detach().softmax(-1).flatten(0, 1)
-            labels = torch.multinomial(chances, 1, generator=generator)[:, 0]
+            probabilities = logits.detach().softmax(-1).flatten(0, 1)
+            labels = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
             F.cross_entropy(logits.flatten(0, 1), labels).backward()
             model.zero_grad(set_to_none=True)
         for name, moment in moments.items():

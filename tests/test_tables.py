@@ -1,10 +1,12 @@
-"""The README's tables are what ``benchmarks/tables.py`` writes from the committed JSON."""
+"""Committed benchmark results: the README's tables agree with them, and they name a commit."""
 
 import json
 import shutil
+import subprocess
 
 import pytest
 import tables
+from clean_tree import why_not_clean
 from demo_record import POLYLINES, without_polylines
 
 
@@ -45,3 +47,23 @@ def test_the_demo_record_has_the_numbers_and_the_recipe_but_no_polylines():
         assert {"name", "shape", "kept", "mass", "change"} <= set(target)
     drawn = [{**target, **dict.fromkeys(POLYLINES, ())} for target in record["targets"]]
     assert without_polylines({**record, "format": "curvedit-report", "targets": drawn}) == record
+
+
+def test_results_are_saved_from_a_clean_tree_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert "git finds none: " in why_not_clean(tmp_path)
+
+    def git(*arguments):
+        who = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "kernel.py").write_text("1")
+    git("add", "kernel.py")
+    git("commit", "-m", "first")
+    (tmp_path / "untracked.py").write_text("1")
+    assert why_not_clean(tmp_path) == ""
+    (tmp_path / "kernel.py").write_text("2")
+    assert why_not_clean(tmp_path) == "1 tracked file(s) are modified"
+    git("add", "kernel.py")
+    assert why_not_clean(tmp_path) == "1 tracked file(s) are modified"
