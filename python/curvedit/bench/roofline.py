@@ -4,8 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from curvedit.bench.timing import Ceilings, Row
-from curvedit.report.style import AFTER, BEFORE, CONTROLS, CSS, INK
-from curvedit.report.svg import Axis, dot, drawing, line, path, text
+from curvedit.report import style, svg
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 860, 440, 64, 372
 
@@ -22,7 +21,9 @@ def draw_roofline(ceilings: Ceilings, rows: Sequence[Row], title: str) -> str:
         The file's content.
     """
     names = sorted({row.candidate for row in rows}, key=lambda name: (_is_rival(name), name))
-    palette = dict(zip(names, (AFTER, *CONTROLS, BEFORE, INK), strict=False))
+    palette = dict(
+        zip(names, (style.AFTER, *style.CONTROLS, style.BEFORE, style.INK), strict=False)
+    )
     rates = {
         name: rate for name, rate in ceilings.tflops.items() if name in {row.dtype for row in rows}
     }
@@ -30,18 +31,18 @@ def draw_roofline(ceilings: Ceilings, rows: Sequence[Row], title: str) -> str:
     x_axis = _axis([*map(_intensity, rows), 1e3 * top / bandwidth], _LEFT, _WIDTH - 20)
     y_axis = _axis([*(row.tflops for row in rows), top], _BOTTOM, 52)
     parts = [
-        f"<style>{CSS} text {{ font: 12px sans-serif; fill: #68707c; }}</style>",
-        text(_LEFT, 20, title, colour=INK),
+        f"<style>{style.CSS} text {{ font: 12px sans-serif; fill: #68707c; }}</style>",
+        svg.text(_LEFT, 20, title, colour=style.INK),
         *_grid(x_axis, y_axis),
         *_ceilings(rates, bandwidth, x_axis, y_axis),
     ]
     for row in rows:
         x, y = x_axis.at(_intensity(row)), y_axis.at(row.tflops)
-        parts.append(dot(x, y, palette.get(row.candidate, INK)))
+        parts.append(svg.dot(x, y, palette.get(row.candidate, style.INK)))
     for place, name in enumerate(names):
         x, y = _LEFT + place % 4 * 196, _BOTTOM + 40 + place // 4 * 18
-        parts += [dot(x, y - 4, palette.get(name, INK)), text(x + 10, y, name)]
-    drawn = drawing(_WIDTH, _HEIGHT, parts, title)
+        parts += [svg.dot(x, y - 4, palette.get(name, style.INK)), svg.text(x + 10, y, name)]
+    drawn = svg.drawing(_WIDTH, _HEIGHT, parts, title)
     return drawn.replace(
         "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" style="background:#fff" ', 1
     )
@@ -56,20 +57,20 @@ def _intensity(row: Row) -> float:
     return 1e3 * row.tflops / row.gigabytes_per_second
 
 
-def _grid(x_axis: Axis, y_axis: Axis) -> Iterator[str]:
+def _grid(x_axis: svg.Axis, y_axis: svg.Axis) -> Iterator[str]:
     """Lines and numbers at the ticks, and the axes' labels."""
     for tick in _ticks(x_axis):
-        yield line(x_axis.at(tick), 52, x_axis.at(tick), _BOTTOM)
-        yield text(x_axis.at(tick), _BOTTOM + 18, f"{tick:g}", "middle")
+        yield svg.line(x_axis.at(tick), 52, x_axis.at(tick), _BOTTOM)
+        yield svg.text(x_axis.at(tick), _BOTTOM + 18, f"{tick:g}", "middle")
     for tick in _ticks(y_axis):
-        yield line(_LEFT, y_axis.at(tick), _WIDTH - 20, y_axis.at(tick))
-        yield text(_LEFT - 8, y_axis.at(tick) + 4, f"{tick:g}", "end")
-    yield text(_WIDTH - 20, _BOTTOM + 40, "operations per byte", "end")
-    yield text(_LEFT, 42, "TFLOP/s")
+        yield svg.line(_LEFT, y_axis.at(tick), _WIDTH - 20, y_axis.at(tick))
+        yield svg.text(_LEFT - 8, y_axis.at(tick) + 4, f"{tick:g}", "end")
+    yield svg.text(_WIDTH - 20, _BOTTOM + 40, "operations per byte", "end")
+    yield svg.text(_LEFT, 42, "TFLOP/s")
 
 
 def _ceilings(
-    rates: dict[str, float], bandwidth: float, x_axis: Axis, y_axis: Axis
+    rates: dict[str, float], bandwidth: float, x_axis: svg.Axis, y_axis: svg.Axis
 ) -> Iterator[str]:
     """One roof per rate: along the bandwidth up to its corner, then flat."""
     for rate in sorted(set(rates.values())):
@@ -80,16 +81,16 @@ def _ceilings(
         else:
             points = [(x_axis.low, rate)]
         points.append((x_axis.high, rate))
-        yield path([(x_axis.at(x), y_axis.at(y)) for x, y in points], INK)
+        yield svg.path([(x_axis.at(x), y_axis.at(y)) for x, y in points], style.INK)
         label = f"measured product, {of}: {rate:.3g} TFLOP/s"
-        yield text(_WIDTH - 24, y_axis.at(rate) - 7, label, "end")
+        yield svg.text(_WIDTH - 24, y_axis.at(rate) - 7, label, "end")
 
 
-def _axis(values: Sequence[float], start: float, stop: float) -> Axis:
-    return Axis(min(values) / 1.7, max(values) * 1.7, start, stop, log=True)
+def _axis(values: Sequence[float], start: float, stop: float) -> svg.Axis:
+    return svg.Axis(min(values) / 1.7, max(values) * 1.7, start, stop, log=True)
 
 
-def _ticks(axis: Axis) -> list[float]:
+def _ticks(axis: svg.Axis) -> list[float]:
     """1, 2 and 5 times the powers of ten; on a long axis, the powers alone."""
     first, last = math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high))
     steps = (1, 2, 5) if last - first < 5 else (1,)

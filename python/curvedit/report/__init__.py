@@ -1,5 +1,6 @@
 """What was measured, how the edit was made, and how both are shown as text and as a page."""
 
+from curvedit.report import style, svg
 from curvedit.report.metrics import Meaning, Metric, Metrics, meaning_of, register
 from curvedit.report.reference import Reference
 from curvedit.report.value import Control, Report, Stage, require_same_data
@@ -15,4 +16,6 @@ __all__ = [
     "meaning_of",
     "register",
     "require_same_data",
+    "style",
+    "svg",
 ]
