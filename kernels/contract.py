@@ -80,8 +80,8 @@ def require_weights(name: str, weight: Tensor) -> None:
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether the tensor has memory behind it, which a meta tensor lacks."""
-    return tensor.device.type != "meta"
+    """Whether the tensor has memory behind it, which meta and fake tensors lack."""
+    return tensor.device.type != "meta" and not hasattr(tensor, "fake_mode")
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import integers, limits_of, normal, orthogonal
 from simulated_gpu import GPU, GpuTensor, model_to_gpu, simulated_gpu, to_gpu
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import curvedit
 from curvedit import Passages, Suite, ops
@@ -284,6 +285,21 @@ def test_meta_tensors_are_planned_for_without_values():
     for op in ops.operations():
         meta = [arg.to("meta") if isinstance(arg, torch.Tensor) else arg for arg in cases_of(op)]
         assert ops.choose(op, *meta).backend in ("torch", "reference")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("op", ops.operations())
+def test_fake_tensors_are_planned_for_without_values(op, device):
+    with FakeTensorMode():
+        fake = [
+            torch.empty(arg.shape, dtype=arg.dtype, device=device)
+            if isinstance(arg, torch.Tensor)
+            else arg
+            for arg in cases_of(op)
+        ]
+        expected = {"cpu": ("cpp", "torch"), "cuda": ("torch", "reference")}[device]
+        assert ops.choose(op, *fake).backend in expected
+        assert set(ops.explain(op, *fake)) == set(ops.backends(op))
 
 
 def test_a_gpu_that_torch_cannot_use_is_a_reason_not_a_crash():
