@@ -1,4 +1,4 @@
-"""Argument checks with one message format: argument, what was expected, what came."""
+"""Argument checks: each takes a name and a value and raises ``name: expected …, got …``."""
 
 import math
 from pathlib import Path
@@ -25,7 +25,7 @@ def require_dtype(name: str, tensor: Tensor, *allowed: torch.dtype) -> None:
 
 
 def require_share(name: str, value: float) -> float:
-    """Return ``value`` as float; raise ``ValueError`` unless it lies in (0, 1]."""
+    """Return ``value`` as a float; raise ``ValueError`` unless it lies in (0, 1]."""
     number = float(value)
     if not (math.isfinite(number) and 0.0 < number <= 1.0):
         raise ValueError(f"{name}: expected a number in (0, 1], got {value!r}")
@@ -40,7 +40,7 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether the tensor holds neither NaN nor infinity; one pass, nothing stored."""
+    """Whether the tensor is free of NaN and infinity, in one pass without a temporary."""
     return tensor.numel() == 0 or all(
         bool(bound.isfinite()) for bound in torch.aminmax(tensor.detach())
     )
@@ -51,12 +51,12 @@ def require_finite(name: str, tensor: Tensor) -> None:
     if not is_finite(tensor):
         bad = int((~torch.isfinite(tensor)).sum())
         raise ValueError(
-            f"{name}: expected finite values, got {bad} NaN or infinite of {tensor.numel()}"
+            f"{name}: expected finite values, got {bad} NaN or infinite out of {tensor.numel()}"
         )
 
 
 def require_new_directory(name: str, path: Path) -> Path:
-    """Return ``path``; raise ``FileExistsError`` if it exists and is anything but an empty directory."""
+    """Return ``path``; raise ``FileExistsError`` unless it is absent or an empty directory."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(
             f"{name}: expected a new or empty directory, got {path}, which already has content; "

@@ -1,4 +1,4 @@
-"""Output that is whole or absent: directories and files written beside their final name, then renamed."""
+"""Directories and files that are written whole or not at all: as ``<name>.part``, then renamed."""
 
 import contextlib
 import hashlib
@@ -11,21 +11,21 @@ from curvedit.checks import require_new_directory
 
 @contextlib.contextmanager
 def new_directory(name: str, path: str | Path, *, needed_bytes: int = 0) -> Iterator[Path]:
-    """Yield ``<path>.part`` to write into; rename it to ``path`` when the block ends well.
+    """Yield ``<path>.part`` to write into; rename it to ``path`` when the block succeeds.
 
-    On any exception the partial directory is removed and nothing stands under ``path``.
+    On any exception the partial directory is removed, and ``path`` is not created.
 
     Args:
         name: The caller's argument, for messages.
-        path: The final directory; must not exist, or be empty.
-        needed_bytes: Space that must be free before anything is written.
+        path: The final directory; must not exist, or must be empty.
+        needed_bytes: Disk space that must be free before anything is written.
 
     Yields:
-        The directory to write into. What an earlier, interrupted run left there is removed first.
+        The directory to write into. Leftovers of an interrupted run are removed first.
 
     Raises:
-        FileExistsError: ``path`` has content.
-        OSError: too little space, or a write failed; the message names ``path`` and the remedy.
+        FileExistsError: ``path`` is not empty.
+        OSError: the disk lacks space, or a write failed; the message names ``path`` and a remedy.
     """
     final = require_new_directory(name, Path(path).absolute())
     part = final.with_name(final.name + ".part")
@@ -56,7 +56,7 @@ def new_directory(name: str, path: str | Path, *, needed_bytes: int = 0) -> Iter
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write one file beside its final name, then rename it over ``path``."""
+    """Write one file under a temporary name, then rename it over ``path``."""
     part = path.with_name(path.name + ".part")
     try:
         part.write_bytes(content)
@@ -67,7 +67,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a stage."""
+"""Wall-clock seconds and peak memory of a block of code."""
 
 import re
 import sys
@@ -13,22 +13,22 @@ import torch
 
 @dataclass
 class Meter:
-    """What a stage took; filled when its block ends."""
+    """The cost of a block; filled in when the block ends."""
 
     seconds: float = 0.0
-    peak_bytes: int = 0  # of the CUDA device, or of the whole process on a CPU
+    peak_bytes: int = 0  # allocated on the CUDA device; on a CPU, resident in the whole process
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak bytes so far: allocated on a CUDA device, or resident in this process."""
+    """Return the peak so far, in bytes: allocated on a CUDA device, or resident in this process."""
     if _has_gauge(device):
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would answer with the parent's peak where that is larger
+    if status.exists():  # getrusage reports the parent's peak if that was larger
         found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
         return int(found[1]) * 1024 if found else 0
     if sys.platform == "win32":
-        return 0  # not known
+        return 0  # unknown
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
@@ -38,7 +38,7 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def metered(device: torch.device) -> Iterator[Meter]:
-    """Measure the block; on CUDA the peak is the block's own."""
+    """Measure the block. On CUDA the peak is the block's own, on a CPU the process's."""
     meter = Meter()
     if _has_gauge(device):
         torch.cuda.reset_peak_memory_stats(device)
@@ -51,5 +51,5 @@ def metered(device: torch.device) -> Iterator[Meter]:
 
 
 def _has_gauge(device: torch.device) -> bool:
-    """Whether torch counts the device's memory: fake tensors name GPUs that are not there."""
+    """Whether torch counts this device's memory; fake tensors may name a GPU that is absent."""
     return device.type == "cuda" and torch.cuda.is_available()
