@@ -92,7 +92,7 @@ def test_a_default_fit_runs_with_a_bare_backend(asking, backend):
 def test_a_bare_backend_says_which_ops_do_not_have_it(asking):
     asking("wgmma")
     spectrum = torch.ones(3).double()
-    with pytest.warns(UserWarning, match=r"no backend 'wgmma' in syrk_accumulate_pair, .*limits"):
+    with pytest.warns(UserWarning, match=r"no backend 'wgmma' for syrk_accumulate_pair, .*limits"):
         assert ops.choose("staircase_limits", spectrum, spectrum, 0.5).backend == "cpp"
     with warnings.catch_warnings():  # once is enough
         warnings.simplefilter("error")
@@ -102,7 +102,7 @@ def test_a_bare_backend_says_which_ops_do_not_have_it(asking):
 def test_a_bare_backend_that_this_machine_cannot_run_raises(asking):
     asking("cuda")
     with (
-        pytest.warns(UserWarning, match="which choose for themselves"),
+        pytest.warns(UserWarning, match="no backend .*; the default is used"),
         pytest.raises(RuntimeError, match="syrk_accumulate: cuda needs CUDA tensors, got cpu"),
     ):
         ops.choose("syrk_accumulate", *syrk_case(torch.bfloat16))
@@ -111,9 +111,7 @@ def test_a_bare_backend_that_this_machine_cannot_run_raises(asking):
 def test_a_bare_backend_leaves_calls_that_it_does_not_take(asking):
     asking("reference")  # takes float32 alone
     assert ops.choose("syrk_accumulate", *syrk_case()).backend == "reference"
-    with pytest.warns(
-        UserWarning, match="syrk_accumulate chooses for itself where reference takes"
-    ):
+    with pytest.warns(UserWarning, match="syrk_accumulate uses its default where reference takes"):
         chosen = ops.choose("syrk_accumulate", *syrk_case(torch.bfloat16))
     assert chosen.backend == "cpp"
 
@@ -143,7 +141,7 @@ def test_a_name_for_one_op_goes_before_a_bare_one(asking):
         ("opencl", r"CURVEDIT_BACKEND: expected one of .* or OP=BACKEND, got 'opencl'"),
         ("syrk=torch", r"CURVEDIT_BACKEND: expected one of the ops .*, got 'syrk'"),
         ("staircase_limits=cuda", r"expected a backend of staircase_limits, one of .*, got 'cuda'"),
-        ("torch,cpp", "expected one bare backend at most, got 'torch' and 'cpp'"),
+        ("torch,cpp", "expected at most one bare backend, got 'torch' and 'cpp'"),
         ("syrk_accumulate=", "expected a backend of syrk_accumulate"),
     ],
 )

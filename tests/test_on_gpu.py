@@ -270,11 +270,11 @@ def test_a_fit_runs_with_the_kernel_of_hopper(hopper, kind, weighted):
             on_gpu, batches, targets="*.mlp.*", weighted=weighted, progress=False
         )
     said = " ".join(str(warning.message) for warning in caught)
-    assert "no backend 'wgmma' in syrk_accumulate_pair" in said
+    assert "no backend 'wgmma' for syrk_accumulate_pair" in said
     record = factors.provenance["backend"]
     if weighted:  # two sums at once, or one with weights: neither is for Hopper's kernel
         assert record == {"syrk_accumulate_pair": "torch", "syrk_accumulate": "torch"}
-        assert "syrk_accumulate chooses for itself where wgmma takes no weights" in said
+        assert "syrk_accumulate uses its default where wgmma takes no weights" in said
     else:
         assert "wgmma" in record["syrk_accumulate"]
         assert hopper

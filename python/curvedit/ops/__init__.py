@@ -1,7 +1,7 @@
-"""The door to the kernels: ops, their backends, and which of these runs.
+"""The door to the kernels: an op's name and arguments in, the backend that runs it out.
 
-impl = ops.choose("syrk_accumulate", out, x, weight)   # checks the arguments; impl.label names the backend
-impl(out, x, weight)
+impl = ops.choose("syrk_accumulate", out, x, weight)  # checks the arguments
+impl(out, x, weight)                                  # impl.label names the backend
 """
 
 from curvedit.kernels import tiles

@@ -1,4 +1,7 @@
-"""From CPU tensors to the compiled kernels: addresses, shapes and strides. Arguments come checked by ``choose``."""
+"""Backend ``cpp``: CPU tensors in, addresses, shapes and strides out to the compiled kernels.
+
+Arguments were checked by ``choose``.
+"""
 
 import torch
 from torch import Tensor
@@ -13,26 +16,26 @@ def syrk_accumulate(
     out: Tensor,  # (tile_count(d), 128, 128) float32, contiguous; (groups, …) with offsets
     x: Tensor,  # (tokens, d) float32, bfloat16 or float16, any strides
     weight: Tensor | None = None,  # (tokens,) float32, >= 0
-    offsets: Tensor
-    | None = None,  # (groups + 1,) int64: group g takes tokens offsets[g] … offsets[g + 1] - 1
+    # (groups + 1,) int64: group g takes tokens offsets[g] … offsets[g + 1] - 1
+    offsets: Tensor | None = None,
 ) -> None:
-    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place, over all tokens or per group.
+    """Add ``sum_t w_t x_t x_t^T``, over all tokens or per group, to the lower tiles of ``out``.
 
-    A token of weight 0 is not read. Threads are torch's (``torch.get_num_threads()``).
+    A token of weight 0 is not read. Uses as many threads as torch (``torch.get_num_threads()``).
     """
     weight = None if weight is None else weight.contiguous()
     _C.syrk_accumulate([(out.data_ptr(), _address(weight))], *_tokens(x, offsets))
 
 
 def syrk_accumulate_pair(
-    out: Tensor,  # as syrk_accumulate's
+    out: Tensor,  # as for syrk_accumulate
     out_weighted: Tensor,  # as out
     x: Tensor,  # (tokens, d)
     weight: Tensor,  # (tokens,) float32, >= 0
-    mask: Tensor | None = None,  # (tokens,) float32, 0 where a token does not count in out
+    mask: Tensor | None = None,  # (tokens,) float32, 0 for tokens that are left out of out
     offsets: Tensor | None = None,  # (groups + 1,) int64
 ) -> None:
-    """Add ``sum_t x_t x_t^T`` to ``out`` and ``sum_t w_t x_t x_t^T`` to ``out_weighted``, in one pass over ``x``."""
+    """Add ``sum_t x_t x_t^T`` to ``out`` and the weighted sum to ``out_weighted``, in one pass."""
     weight, mask = weight.contiguous(), None if mask is None else mask.contiguous()
     sums = [(out.data_ptr(), _address(mask)), (out_weighted.data_ptr(), _address(weight))]
     _C.syrk_accumulate(sums, *_tokens(x, offsets))
@@ -44,9 +47,10 @@ def second_moment_accumulate(
     a: Tensor,  # (tokens, d_in), as g
     offsets: Tensor | None = None,  # (sequences + 1,) int64
 ) -> None:
-    """Add ``sum_b (sum_(t in b) g_t a_t^T)^2``, elementwise, to ``out``; without offsets over single tokens.
+    """Add ``sum_b (sum_(t in b) g_t a_t^T)^2``, squared elementwise, to ``out``.
 
-    On as many threads as torch uses. Holds the packed tokens of a few sequences beside the output.
+    Without offsets each token is its own ``b``. Uses as many threads as torch. Besides the output,
+    only the packed tokens of a few sequences are held in memory.
     """
     if offsets is None:
         accumulate_tokens(out, g, a)
@@ -61,11 +65,11 @@ def staircase_limits(
     mu: Tensor,  # (d_in,) float64, descending, >= 0
     keep_mass: float,
 ) -> tuple[Tensor, float, int, float]:
-    """The smallest set of products ``lam_i mu_j``, largest first, that holds a share of their sum.
+    """Find the smallest set of products ``lam_i mu_j``, largest first, with a share of their sum.
 
     Returns:
         ``limits`` (d_out,) int32 (row ``i`` keeps columns ``0 … limits[i] - 1``), the smallest kept
-        product, how many are kept, and the share of the sum in fact kept.
+        product, the number kept, and the share of the sum actually kept.
     """
     lam, mu = lam.contiguous(), mu.contiguous()
     limits = torch.empty(lam.shape[0], dtype=torch.int32)
@@ -80,7 +84,7 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def _tokens(x: Tensor, offsets: Tensor | None) -> tuple[int, int, int, int, int, list[int], int]:
-    """The tokens and the groups they are in, as ``_C.syrk_accumulate`` takes them; then the threads."""
+    """Return the arguments of ``_C.syrk_accumulate`` after the sums: tokens, groups, threads."""
     tokens, dim = x.shape
     bounds: list[int] = [0, tokens] if offsets is None else offsets.tolist()
     return (

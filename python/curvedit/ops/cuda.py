@@ -1,4 +1,4 @@
-"""From CUDA tensors to the compiled CUDA kernels: how to share the work out, then addresses and a stream."""
+"""Backend ``cuda``: CUDA tensors in, a split of the work, addresses and a stream to the kernel."""
 
 import os
 
@@ -18,13 +18,13 @@ def syrk_accumulate(
     weight: Tensor | None = None,  # (tokens,) float32, >= 0
     offsets: Tensor | None = None,  # (groups + 1,) int64
 ) -> None:
-    """Add ``sum_t w_t x_t x_t^T`` to the lower tiles of ``out``, in place, over all tokens or per group.
+    """Add ``sum_t w_t x_t x_t^T``, over all tokens or per group, to the lower tiles of ``out``.
 
-    Queued on the current stream. With the environment variable ``CURVEDIT_DEBUG`` set it waits, so
-    that an error of the device is raised here.
+    Queued on the current stream. If the environment variable ``CURVEDIT_DEBUG`` is set, this waits
+    for the kernel, so that a device error is raised here.
 
     Raises:
-        RuntimeError: CUDA refused the launch; the message is CUDA's.
+        RuntimeError: CUDA refused the launch; the message is CUDA's own.
     """
     launch(out, x, weight, offsets, hopper=False)
 
@@ -35,7 +35,7 @@ syrk_accumulate_pair = in_two_calls(syrk_accumulate)
 def launch(
     out: Tensor, x: Tensor, weight: Tensor | None, offsets: Tensor | None, *, hopper: bool
 ) -> None:
-    """Queue the kernel for all GPUs, or Hopper's own, which takes no weights and rows in whole 16 bytes."""
+    """Queue the generic kernel, or Hopper's, which takes no weights and aligned rows only."""
     tokens, dim = x.shape
     groups = 1 if offsets is None else out.shape[0]
     weight = None if weight is None else weight.contiguous()

@@ -1,12 +1,13 @@
-"""Which implementation of an op runs: the only place that decides.
+"""Dispatch: an op's name and arguments in, the implementation to run out. Nothing else decides.
 
-``choose`` checks an op's arguments against its contract and returns the implementation that runs them: call it
-with the same arguments. ``explain`` says why each backend would or would not be chosen.
+``choose`` checks the arguments against the op's contract and returns an implementation, to be
+called with the same arguments. ``explain`` says for each backend why it cannot run them.
 
-A backend can be asked for by name, with the argument ``backend`` or the environment variable
-``CURVEDIT_BACKEND``. ``CURVEDIT_BACKEND=syrk_accumulate=wgmma,staircase_project=torch`` names one op each:
-such a backend runs or raises. A bare name, ``CURVEDIT_BACKEND=wgmma``, applies to every op that has it and to
-every call that it takes; a warning says which ops and calls it does not. A machine that cannot run it is an error.
+A backend can be requested with the argument ``backend`` or with the environment variable
+``CURVEDIT_BACKEND``. ``CURVEDIT_BACKEND=syrk_accumulate=wgmma,staircase_project=torch`` requests
+one backend per op, and each runs or raises. A bare name, ``CURVEDIT_BACKEND=wgmma``, applies to
+every op that has this backend and every call that the backend accepts; a warning lists the ops and
+calls it does not apply to. If the machine cannot run the backend at all, that is an error.
 """
 
 import functools
@@ -22,75 +23,80 @@ VARIABLE = "CURVEDIT_BACKEND"
 
 
 class Implementation(functools.partial[Any]):
-    """One implementation of one op: call it with the op's arguments. A partial, so that a call adds no frame."""
+    """One implementation of one op, called with the op's arguments.
+
+    It is a ``functools.partial``, so that calling it adds no Python frame.
+    """
 
     op: str
     backend: str
-    variant: str  # the instruction set, for the CPU's kernels; else ""
+    variant: str  # the instruction set, for compiled CPU kernels; otherwise ""
 
     def __new__(cls, op: str, row: Backend, variant: str) -> "Implementation":
-        """The implementation of a row of the table."""
+        """Load the implementation that a row of the table describes."""
         self = super().__new__(cls, _load(row.module, op))
         self.op, self.backend, self.variant = op, row.name, variant
         return self
 
     @property
     def label(self) -> str:
-        """Backend and variant, as results record them."""
+        """Backend and variant, as recorded in results."""
         return f"{self.backend} ({self.variant})" if self.variant else self.backend
 
 
 class Record:
-    """Which backends ran, for results to say so."""
+    """The backends that ran, to be recorded in results."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start empty."""
         self._labels: dict[str, dict[str, None]] = {}
 
     def used(self, implementation: Implementation) -> None:
-        """Note an implementation."""
+        """Record that an implementation ran."""
         self._labels.setdefault(implementation.op, {})[implementation.label] = None
 
     def summary(self) -> dict[str, str]:
-        """Op to the labels of its backends, in the order in which they first ran."""
+        """Return, per op, the labels of its backends in the order in which they first ran."""
         return {op: ", ".join(labels) for op, labels in self._labels.items()}
 
 
 class Wish(NamedTuple):
-    """A backend that is asked for."""
+    """A request for a backend."""
 
     backend: str
-    source: str  # who asks, for messages
-    is_strict: bool  # asked for this op: it runs or raises
+    source: str  # the argument or variable it came from, for messages
+    is_strict: bool  # requested for this very op, so it runs or raises
 
 
 def operations() -> list[str]:
-    """Names of all ops."""
+    """Return the names of all ops."""
     return list(TABLE)
 
 
 def backends(op: str) -> list[str]:
-    """Backends of ``op``, fastest first. Tests and benchmarks are parametrised over this list."""
+    """Return the backends of ``op``, fastest first; tests and benchmarks run over this list."""
     return [row.name for row in TABLE[op].backends]
 
 
 def choose(
     op: str, *args: Any, backend: str | None = None, trusted: bool = False
 ) -> Implementation:
-    """The implementation that runs ``op`` on these arguments.
+    """Return the implementation that will run ``op`` on these arguments.
 
     Args:
         op: One of :func:`operations`.
-        args: The op's own arguments, all of them; a tensor comes first.
-        backend: Asked for by name: it runs, or this raises. None asks the environment variable, then walks
-            down the list.
-        trusted: The caller vouches for what the arguments hold (weights >= 0, ascending offsets), so that
-            they are not read: reading makes a GPU wait. Shapes are checked all the same.
+        args: All of the op's arguments; the first is a tensor.
+        backend: The backend to use; it runs, or this raises. None follows the environment
+            variable, and failing that takes the first backend that accepts the arguments.
+        trusted: The caller guarantees the values (weights >= 0, ascending offsets), so they are
+            not read; reading them would stall a GPU. Shapes and dtypes are still checked.
 
     Raises:
-        TypeError: a dtype is not the op's.
-        ValueError: a shape, device or value is not the op's, or the environment variable makes no sense.
-        RuntimeError: no backend can run this, or the one asked for cannot; the message gives every reason.
+        TypeError: an argument has a dtype that the op does not accept.
+        ValueError: an argument has a shape, device or value that the op does not accept, or the
+            environment variable is malformed.
+        RuntimeError: no backend, or not the requested one, can run this; the message gives every
+            reason.
     """
     TABLE[op].check(*args, values=not trusted)
     wish = _wish(op) if backend is None else Wish(backend, "backend", is_strict=True)
@@ -113,30 +119,30 @@ def call(op: str, *args: Any, backend: str | None = None) -> Any:
 
 
 def explain(op: str, *args: Any) -> dict[str, str]:
-    """Every backend of ``op`` and why it cannot run these arguments, or "" where it can.
+    """Return, for each backend of ``op``, why it cannot run these arguments, or "" if it can.
 
     Raises:
-        TypeError: a dtype is not the op's.
-        ValueError: a shape, device or value is not the op's.
+        TypeError: an argument has a dtype that the op does not accept.
+        ValueError: an argument has a shape, device or value that the op does not accept.
     """
     TABLE[op].check(*args, values=True)
     return {row.name: _refusal(row, args) for row in TABLE[op].backends}
 
 
 def why_by_name_only(op: str, backend: str) -> str:
-    """Why an unforced choice passes a backend over, or ""."""
+    """Return why a backend is chosen only when requested by name, or "" if it is not so."""
     return next(row.by_name_only for row in TABLE[op].backends if row.name == backend)
 
 
 def parse_backends(text: str, name: str = VARIABLE) -> tuple[str, dict[str, str]]:
-    """Take ``"wgmma"``, ``"syrk_accumulate=wgmma,staircase_project=torch"`` or a mixture apart.
+    """Parse ``"wgmma"``, ``"syrk_accumulate=wgmma,staircase_project=torch"`` or a mixture.
 
     Args:
-        text: Names, separated by commas; at most one of them bare.
+        text: Comma-separated names, at most one of them bare.
         name: Where the text comes from, for messages.
 
     Returns:
-        The bare name, or "", and the backend that is asked for by op.
+        The bare name or "", and a mapping from op to requested backend.
 
     Raises:
         ValueError: an op or a backend does not exist, or more than one name is bare.
@@ -154,7 +160,7 @@ def parse_backends(text: str, name: str = VARIABLE) -> tuple[str, dict[str, str]
             by_op[op] = backend
         elif bare:
             raise ValueError(
-                f"{name}: expected one bare backend at most, got {bare!r} and {part!r}"
+                f"{name}: expected at most one bare backend, got {bare!r} and {part!r}"
             )
         elif not any(part in backends(each) for each in TABLE):
             known = sorted({each for op in TABLE for each in backends(op)})
@@ -165,7 +171,7 @@ def parse_backends(text: str, name: str = VARIABLE) -> tuple[str, dict[str, str]
 
 
 def _wish(op: str) -> Wish | None:
-    """What the environment variable asks of an op; None where it leaves the choice to the op."""
+    """Return what the environment variable requests for an op, or None if nothing."""
     text = os.environ.get(VARIABLE, "")
     if not text:
         return None
@@ -177,18 +183,19 @@ def _wish(op: str) -> Wish | None:
 
 @functools.cache
 def _parsed(text: str) -> tuple[str, Mapping[str, str]]:
-    """The variable's meaning; says once which ops a bare name does not apply to."""
+    """Parse the variable; warn once about the ops that a bare name does not apply to."""
     bare, by_op = parse_backends(text)
     others = [op for op in TABLE if bare and op not in by_op and bare not in backends(op)]
     if others:
         _say(
-            f"{VARIABLE}={text}: no backend {bare!r} in {', '.join(others)}, which choose for themselves"
+            f"{VARIABLE}={text}: there is no backend {bare!r} for {', '.join(others)}; "
+            "the default is used"
         )
     return bare, by_op
 
 
 def _asked_for(op: str, args: tuple[Any, ...], wish: Wish) -> Backend | None:
-    """The row that is asked for; None where a bare name does not take this call, which is said once."""
+    """Return the requested row; None, with one warning, if a bare name's backend refuses."""
     row = next((row for row in TABLE[op].backends if row.name == wish.backend), None)
     if row is None:
         raise RuntimeError(f"{op}: has no backend {wish.backend!r}; it has {backends(op)}")
@@ -197,7 +204,7 @@ def _asked_for(op: str, args: tuple[Any, ...], wish: Wish) -> Backend | None:
     if why or (refused and wish.is_strict):
         raise RuntimeError(f"{op}: {row.name} {why or refused}")
     if refused:
-        _say(f"{wish.source}: {op} chooses for itself where {row.name} {refused}")
+        _say(f"{wish.source}: {op} uses its default where {row.name} {refused}")
         return None
     return row
 

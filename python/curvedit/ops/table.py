@@ -1,4 +1,8 @@
-"""The ops, their contracts and their backends: what each needs of the machine, and which arguments it takes."""
+"""The table of ops: from an op's name to its contract and its backends, fastest first.
+
+Each backend says what it needs of the machine and which arguments it accepts. Reasons are
+fragments that follow the backend's name in a message: ``"needs CPU tensors, got cuda:0"``.
+"""
 
 import importlib.util
 import os
@@ -21,7 +25,7 @@ except ImportError as error:
     if "_C" not in str(error):
         raise
     raise ImportError(
-        f"{error}; the compiled part is missing: build it with pip install ."
+        f"{error}; the compiled module is missing: build it with pip install ."
     ) from error
 
 
@@ -31,25 +35,28 @@ def _nothing(*_: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One implementation of an op: a function of the op's name in a module that is imported when first used."""
+    """One implementation of an op: the function with the op's name in ``module``.
+
+    The module is imported when it is first used.
+    """
 
     name: str
     module: str
-    unavailable: Callable[[torch.device], str] = (
-        _nothing  # why it cannot run on a device at all, or ""
-    )
-    refuses: Callable[..., str] = _nothing  # why it does not take these arguments of the op, or ""
-    variant: Callable[..., str] = (
-        _nothing  # the instruction set that the op's arguments run on, or ""
-    )
-    by_name_only: str = ""  # why an unforced choice passes it over, or ""
+    # Why it cannot run on this device at all, or "".
+    unavailable: Callable[[torch.device], str] = _nothing
+    # Why it does not accept these arguments of the op, or "".
+    refuses: Callable[..., str] = _nothing
+    # The instruction set that these arguments run on, or "".
+    variant: Callable[..., str] = _nothing
+    # Why it is chosen only when requested by name, or "".
+    by_name_only: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
     """An op: its contract, and its backends, fastest first."""
 
-    check: Callable[..., None]  # takes the op's arguments and values=, whether they are read
+    check: Callable[..., None]  # takes the op's arguments, and values= (whether to read them)
     backends: tuple[Backend, ...]
 
 
@@ -73,7 +80,7 @@ def _off_cuda(device: torch.device) -> str:
     if not torch.cuda.is_available():
         return "needs a GPU that torch can use"
     major, minor = torch.cuda.get_device_capability(device)
-    return "" if major >= 8 else f"needs compute capability 8.0 or more, got {major}.{minor}"
+    return "" if major >= 8 else f"needs compute capability 8.0 or higher, got {major}.{minor}"
 
 
 def _off_hopper(device: torch.device) -> str:
@@ -106,12 +113,12 @@ def _wgmma(_: Tensor, x: Tensor, weight: Tensor | None = None, *__: Any) -> str:
     if weight is not None:
         return "takes no weights"
     if x.stride(1) != 1 or x.shape[1] % 8 or x.stride(0) % 8 or x.data_ptr() % 16:
-        return "takes rows that lie in whole 16 bytes"
+        return "takes contiguous rows with length, stride and address in multiples of 16 bytes"
     return "" if x.shape[0] < 1 << 31 else "takes fewer than 2^31 tokens"
 
 
 def _reference_syrk(_: Tensor, x: Tensor, *__: Any) -> str:
-    return _not_float32("input, in whose precision it multiplies", x)
+    return _not_float32("input, because it multiplies in the input's precision", x)
 
 
 def _reference_pair(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
@@ -123,15 +130,13 @@ def _triton_bases(_: Tensor, u_out: Tensor, *__: Any) -> str:
 
 
 def _reference_bases(w: Tensor, u_out: Tensor, *_: Any) -> str:
-    return (
-        ""
-        if w.dtype == u_out.dtype
-        else f"takes a weight of the bases' dtype, got {w.dtype} and {u_out.dtype}"
-    )
+    if w.dtype == u_out.dtype:
+        return ""
+    return f"takes a weight of the same dtype as the bases, got {w.dtype} and {u_out.dtype}"
 
 
 def _syrk_instructions(_: Tensor, x: Tensor, *__: Any) -> str:
-    """The matrix unit multiplies bfloat16 only."""
+    """Return the best instruction set for ``x``; AMX multiplies bfloat16 only."""
     return next(
         name
         for name in _C.instruction_sets("syrk_accumulate")
@@ -147,7 +152,7 @@ def _moment_instructions(*_: Any) -> str:
     return _C.instruction_sets("second_moment_accumulate")[0]
 
 
-_UNMEASURED = "is not yet measured on any GPU; ask for it by name"
+_UNMEASURED = "has not yet been measured on any GPU; request it by name"
 _CPU, _CUDA, _KERNELS = "curvedit.ops.cpu", "curvedit.ops.cuda", "curvedit.kernels"
 
 

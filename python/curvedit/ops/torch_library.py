@@ -1,6 +1,7 @@
-"""The kernels as ``torch.ops.curvedit.*``: what ``torch.compile`` and ``torch.export`` can trace.
+"""The ops as ``torch.ops.curvedit.*``, which ``torch.compile`` and ``torch.export`` can trace.
 
-Each runs what ``choose`` chooses for its arguments. Shapes are known without running.
+Each runs the backend that ``choose`` picks for its arguments. Output shapes follow from the input
+shapes alone.
 """
 
 import torch
@@ -27,7 +28,7 @@ def syrk_accumulate_pair(
     mask: Tensor | None = None,
     offsets: Tensor | None = None,
 ) -> None:
-    """Add the plain and the weighted sum to ``out`` and ``out_weighted``, in place."""
+    """Add the plain sum to ``out`` and the weighted sum to ``out_weighted``, in place."""
     call("syrk_accumulate_pair", out, out_weighted, x, weight, mask, offsets)
 
 
@@ -35,38 +36,38 @@ def syrk_accumulate_pair(
 def second_moment_accumulate(
     out: Tensor, g: Tensor, a: Tensor, offsets: Tensor | None = None
 ) -> None:
-    """Add the squared gradients of sequences, or of single tokens, to ``out``, in place."""
+    """Add the squared gradients of each sequence, or of each token, to ``out``, in place."""
     call("second_moment_accumulate", out, g, a, offsets)
 
 
 @torch.library.custom_op("curvedit::staircase_limits", mutates_args=())
 def staircase_limits(lam: Tensor, mu: Tensor, keep_mass: float) -> tuple[Tensor, Tensor]:
-    """Limits (d_out,) int32 of the smallest set that holds the share; and threshold, count, mass (3,) float64."""
+    """Return the limits (d_out,) int32, and the threshold, number and mass kept (3,) float64."""
     limits, *numbers = call("staircase_limits", lam, mu, keep_mass)
     return limits, torch.tensor(numbers, dtype=torch.float64)
 
 
 @torch.library.custom_op("curvedit::staircase_project", mutates_args=())
 def staircase_project(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
-    """``U_G ((U_G^T W U_A) * M) U_A^T`` in the bases' dtype: (…, d_out, d_in)."""
+    """Project: ``U_G ((U_G^T W U_A) * M) U_A^T``, (…, d_out, d_in), in the bases' dtype."""
     return _tensor("staircase_project", w, u_out, u_in, limits)
 
 
 @torch.library.custom_op("curvedit::staircase_rotate", mutates_args=())
 def staircase_rotate(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
-    """The forward half, ``(U_G^T W U_A) * M``: (…, d_out, d_in)."""
+    """Rotate forward: ``(U_G^T W U_A) * M``, (…, d_out, d_in)."""
     return _tensor("staircase_rotate", w, u_out, u_in, limits)
 
 
 @torch.library.custom_op("curvedit::staircase_restore", mutates_args=())
 def staircase_restore(components: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
-    """The back half, ``U_G (C * M) U_A^T``: (…, d_out, d_in)."""
+    """Rotate back: ``U_G (C * M) U_A^T``, (…, d_out, d_in)."""
     return _tensor("staircase_restore", components, u_out, u_in, limits)
 
 
 @torch.library.custom_op("curvedit::masked_project", mutates_args=())
 def masked_project(w: Tensor, u_out: Tensor, u_in: Tensor, mask: Tensor) -> Tensor:
-    """``U_G ((U_G^T W U_A) * M) U_A^T`` with packed bits as ``M``: (d_out, d_in)."""
+    """Project with packed bits as ``M``: ``U_G ((U_G^T W U_A) * M) U_A^T``, (d_out, d_in)."""
     return _tensor("masked_project", w, u_out, u_in, mask)
 
 
