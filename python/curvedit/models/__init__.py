@@ -1,4 +1,7 @@
-"""Models: calling them, their linear maps and their blocks, whether they are causal, and loading them."""
+"""Everything the package knows about a model: calling and loading it, its linear maps and blocks.
+
+The only folder that calls a model, so that fitting and evaluating treat it alike.
+"""
 
 from curvedit.models.blocks import Stack, bypassed, find_stack, hidden_of
 from curvedit.models.calling import (

@@ -1,7 +1,7 @@
-"""The stack of a model's blocks, found by structure: which modules they are, and how to pass them by.
+"""From a model to its stack of blocks, found by structure, and a way to bypass them.
 
-The stack is the outermost ``nn.ModuleList`` with most parameters; whether its members hand their output to the
-next unchanged is seen when they are called.
+The stack is the outermost ``nn.ModuleList`` with the most parameters. Whether each block passes its
+output unchanged to the next is only seen when they are called.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Stack:
-    """The blocks of a model, and the lowest one that has a target."""
+    """The blocks of a model, and the lowest one that contains a target."""
 
     name: str
     blocks: Sequence[nn.Module]
-    lowest: int
+    lowest: int  # an index; len(blocks) if all targets lie outside the blocks
 
 
 def find_stack(model: nn.Module, targets: Sequence[str]) -> Stack | None:
-    """The model's block list, or None if it has none or no target is at or above a block of it."""
+    """Return the model's stack of blocks, or None if it has no non-empty ``nn.ModuleList``."""
     candidates = {
         name: sum(parameter.numel() for parameter in module.parameters())
         for name, module in model.named_modules()
@@ -45,14 +45,14 @@ def find_stack(model: nn.Module, targets: Sequence[str]) -> Stack | None:
 
 
 def hidden_of(output: Any) -> Tensor:
-    """The hidden state in a block's output: itself, or a tuple's head."""
+    """Return the hidden state in a block's output: the output itself, or a tuple's first item."""
     hidden: Tensor = output[0] if isinstance(output, tuple) else output
     return hidden
 
 
 @contextmanager
 def bypassed(blocks: Sequence[nn.Module], passed: Any) -> Iterator[None]:
-    """Every block returns ``passed`` instead of running."""
+    """Inside, every block returns ``passed`` instead of running."""
     missing = object()
     saved = [block.__dict__.get("forward", missing) for block in blocks]
     for block in blocks:

@@ -1,7 +1,8 @@
-"""Calling a model: the only room that does, for a fit and for a measurement alike.
+"""From a model and a batch's inputs to the model's output and its logits.
 
-A model is called in evaluation mode, without a key-value cache unless decoding asks for one, and with those
-options that its ``forward`` names. Logits of all positions need not exist together: :func:`pieces` cuts a batch.
+A model is called in evaluation mode, without a key-value cache unless decoding asks for one, and
+with only those options that its ``forward`` declares. The logits of all positions need not exist at
+once: :func:`pieces` splits a batch.
 """
 
 import inspect
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 
 from curvedit.data import Batch
 
-_UNKNOWN_VOCABULARY = 1 << 17  # a guess on the large side where the model does not say
+_UNKNOWN_VOCABULARY = 1 << 17  # a deliberately large guess, for models that do not tell
 
 
 def call(model: nn.Module, inputs: dict[str, Any] | tuple[Any, ...], **options: Any) -> Any:
-    """Call the model with a batch's inputs and those options that its ``forward`` names; no cache by default."""
+    """Call the model with a batch's inputs and those options that its ``forward`` declares.
+
+    The key-value cache is off unless ``options`` says otherwise.
+    """
     if isinstance(inputs, tuple):
         return model(*inputs)
     known = inspect.signature(model.forward).parameters
@@ -29,16 +33,16 @@ def call(model: nn.Module, inputs: dict[str, Any] | tuple[Any, ...], **options: 
 
 
 def accepts(model: nn.Module, *names: str) -> bool:
-    """Whether the model's ``forward`` names all these arguments."""
+    """Whether the model's ``forward`` declares all of these arguments."""
     return set(names) <= set(inspect.signature(model.forward).parameters)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no cache inside; modes and configuration are restored after.
+    """Evaluation mode and no key-value cache inside; both are restored afterwards.
 
-    A ``forward`` that passes its options on without naming them takes ``use_cache`` from its configuration
-    alone, so that is switched off too.
+    A ``forward`` that forwards its options without declaring them takes ``use_cache`` from the
+    configuration alone, so it is switched off there too.
     """
     training = {module: module.training for module in model.modules()}
     found = {
@@ -61,7 +65,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """As :func:`evaluating`, and no parameter takes a gradient."""
+    """Like :func:`evaluating`, with gradients of all parameters switched off."""
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with evaluating(model):
         for parameter in wanted:
@@ -75,31 +79,31 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
-    """As :func:`evaluating`, without gradients.
+    """Like :func:`evaluating`, without gradients.
 
-    Not inference mode: buffers that a model computes on first use would stay inference tensors
-    and break a later fit.
+    This is not inference mode, in which buffers that a model computes on first use would become
+    inference tensors and break a later fit.
     """
     with evaluating(model), torch.no_grad():
         yield
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer is; the CPU for a model without any."""
+    """Return the device of the model's first parameter or buffer; the CPU if it has neither."""
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
 
 
 def dtype_of(model: nn.Module) -> str:
-    """The dtype of the model's first parameter, "bfloat16"; "no parameters" for a model without any."""
+    """Return the dtype of the first parameter, such as "bfloat16", or "no parameters"."""
     for parameter in model.parameters():
         return str(parameter.dtype).removeprefix("torch.")
     return "no parameters"
 
 
 def identity_of(model: nn.Module) -> dict[str, Any]:
-    """Class, name or path, and number of parameters, as provenance and reports record them."""
+    """Return class, name or path, and parameter count, as recorded in provenance and reports."""
     return {
         "class": type(model).__name__,
         "name_or_path": getattr(getattr(model, "config", None), "_name_or_path", ""),
@@ -108,32 +112,37 @@ def identity_of(model: nn.Module) -> dict[str, Any]:
 
 
 def vocabulary_of(model: nn.Module) -> int | None:
-    """Number of classes per position, where the configuration says."""
+    """Return the vocabulary size, or None if the configuration does not state it."""
     size = getattr(_text_config(model), "vocab_size", None)
     return size if isinstance(size, int) and size > 0 else None
 
 
 def require_fits(name: str, model: nn.Module, longest: int, largest: int) -> None:
-    """Refuse token sequences that the model has no positions or no embeddings for.
+    """Refuse token sequences for which the model lacks positions or embeddings.
 
     Raises:
-        ValueError: a sequence is longer than the model's context, or an id is out of its vocabulary.
+        ValueError: a sequence is longer than the model's context, or an id is outside its
+            vocabulary.
     """
     context = getattr(_text_config(model), "max_position_embeddings", None)
     if isinstance(context, int) and longest > context:
         raise ValueError(
-            f"{name}: expected at most {context} tokens, the model's context, got {longest}"
+            f"{name}: expected at most {context} tokens, the model's context length, got {longest}"
         )
     vocabulary = vocabulary_of(model)
     if vocabulary is not None and largest >= vocabulary:
         raise ValueError(
-            f"{name}: expected token ids below {vocabulary}, the model's vocabulary, got {largest}; "
-            "was another tokenizer used?"
+            f"{name}: expected token ids below {vocabulary}, the model's vocabulary size, "
+            f"got {largest}; was another tokenizer used?"
         )
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in a model's output: ``output.logits``, ``output["logits"]``, a tuple's head, or itself."""
+    """Return the logits: ``output.logits``, the first item of a tuple, or the output itself.
+
+    Raises:
+        TypeError: the output has no logits.
+    """
     if isinstance(output, Tensor):
         return output
     logits = getattr(output, "logits", None)
@@ -145,7 +154,12 @@ def logits_of(output: Any) -> Tensor:
 
 
 def language_logits(model: nn.Module, output: Any, rows: int) -> Tensor:
-    """The logits ``(rows, positions, vocabulary)`` of an output, checked."""
+    """Return the logits ``(rows, positions, vocabulary)`` of a model's output.
+
+    Raises:
+        TypeError: the output has no logits.
+        ValueError: they have another shape.
+    """
     logits = logits_of(output)
     if logits.ndim != 3 or logits.shape[0] != rows:
         raise ValueError(
@@ -156,10 +170,10 @@ def language_logits(model: nn.Module, output: Any, rows: int) -> Tensor:
 
 
 def default_logits_bytes(device: torch.device) -> int:
-    """Bound on logits and what is made of them.
+    """Return the default bound on the memory of logits and what the loss makes of them.
 
-    On a CPU, what malloc hands out again without returning it to the system: fresh pages cost more
-    than more pieces do. On a GPU a piece reads the whole head, so pieces are larger.
+    On a CPU it is a size that malloc reuses without returning it to the system, because fresh pages
+    cost more than smaller pieces. On a GPU every piece reads the whole head, so pieces are larger.
     """
     return 3 << 25 if device.type == "cpu" else 1 << 28
 
@@ -167,17 +181,27 @@ def default_logits_bytes(device: torch.device) -> int:
 def pieces(
     model: nn.Module, batch: Batch, length: int, logits_bytes: int
 ) -> Iterator[tuple[int, int, int, int | None]]:
-    """Parts of a batch whose logits fit the bound: ``(row, row after, position, position after or None)``.
+    """Split a batch into parts whose logits fit the bound.
 
-    Whole rows where one fits; otherwise positions of one row, for models that take ``logits_to_keep``.
+    A part is whole rows if one row fits, otherwise some positions of one row, provided that the
+    model accepts ``logits_to_keep``.
+
+    Args:
+        model: The model to be called.
+        batch: The batch to split.
+        length: Positions per row.
+        logits_bytes: Bound on the memory of logits and what the loss makes of them.
+
+    Yields:
+        First row, one past the last row, first position, and one past the last position or None
+        for all positions.
     """
     size = batch.samples.shape[0]
     if batch.contributing is None:
         yield 0, size, 0, None
         return
-    per_position = 12 * (
-        vocabulary_of(model) or _UNKNOWN_VOCABULARY
-    )  # logits, gradient, a copy in another dtype
+    # bytes: logits, their gradient, and a copy in another dtype
+    per_position = 12 * (vocabulary_of(model) or _UNKNOWN_VOCABULARY)
     positions = max(1, logits_bytes // per_position)
     if positions >= length or not accepts(model, "logits_to_keep"):
         rows = max(1, positions // length)

@@ -1,28 +1,31 @@
-"""Whether a language model is causal: whether its logits at ``t`` see nothing after ``t``."""
+"""From a language model and token ids to an error, unless the model is causal.
+
+A model is causal if its logits at position ``t`` do not depend on any token after ``t``.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from curvedit.models.calling import call, logits_of
 
-_LENGTH = 16  # tokens that suffice to see a leak
-_ROUNDING = 4  # times the epsilon of the logits' dtype; equal kernels on equal shapes give 0
+_LENGTH = 16  # tokens, enough to see a leak
+_ROUNDING = 4  # times the epsilon of the logits' dtype; the same kernels on the same shapes give 0
 
 
 class CausalityError(ValueError):
-    """The model sees the tokens it is asked to predict."""
+    """The model can see the tokens that it is asked to predict."""
 
 
 @torch.no_grad()
 def require_causal(model: nn.Module, input_ids: Tensor) -> None:
-    """Refuse a model whose earlier logits change when only the last token does.
+    """Refuse a model whose logits at earlier positions change when only the last token does.
 
-    Runs the model twice on one short sequence. A masked language model such as BERT fails: with a
-    loss on the next token it would be measured on copying its input.
+    Runs the model twice on one short sequence. A masked language model such as BERT is refused:
+    under a next-token loss it could copy the answer from its input.
 
     Args:
         model: In evaluation mode; called as ``model(input_ids=...)``.
-        input_ids: Token ids (T,) or (B, T); the first row's leading tokens are used.
+        input_ids: Token ids (T,) or (B, T); only the first tokens of the first row are used.
 
     Raises:
         CausalityError: the model is not causal, or is an encoder-decoder.
@@ -30,7 +33,8 @@ def require_causal(model: nn.Module, input_ids: Tensor) -> None:
     """
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise CausalityError(
-            f"model: expected a causal language model (decoder only), got the encoder-decoder {type(model).__name__}"
+            "model: expected a causal language model (decoder only), "
+            f"got the encoder-decoder {type(model).__name__}"
         )
     ids = input_ids.reshape(-1, input_ids.shape[-1])[:1, :_LENGTH]
     if ids.shape[1] < 2:
@@ -42,13 +46,13 @@ def require_causal(model: nn.Module, input_ids: Tensor) -> None:
     moved = (first[:, :-1] - second[:, :-1]).abs().max()
     if moved > _ROUNDING * torch.finfo(first.dtype).eps * first.abs().max():
         raise CausalityError(
-            f"model: expected a causal language model, got {type(model).__name__}, whose logits at earlier "
-            f"positions change by up to {float(moved):.2g} when only the last token does"
+            f"model: expected a causal language model, got {type(model).__name__}, whose logits at "
+            f"earlier positions change by up to {float(moved):.2g} when only the last token does"
         )
 
 
 def _another(ids: Tensor, vocabulary: int) -> int:
-    """A token other than the last; where possible one that occurs, so that it is surely valid."""
+    """Return a token other than the last, from the sequence if possible, so that it is valid."""
     last = int(ids[-1])
     others = [int(token) for token in ids if int(token) != last]
     return others[0] if others else (last + 1) % vocabulary
@@ -58,7 +62,7 @@ def _logits(model: nn.Module, ids: Tensor) -> Tensor:
     logits = logits_of(call(model, {"input_ids": ids}))
     if logits.ndim != 3 or logits.shape[:2] != ids.shape:
         raise ValueError(
-            f"model: the language task expects logits (B, T, vocabulary) for ids {tuple(ids.shape)}, "
-            f"got {tuple(logits.shape)}"
+            "model: the language task expects logits (B, T, vocabulary) for ids "
+            f"{tuple(ids.shape)}, got {tuple(logits.shape)}"
         )
     return logits

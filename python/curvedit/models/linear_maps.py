@@ -1,7 +1,7 @@
-"""Linear maps inside a model: which modules they are, how they are named, and their weight.
+"""From a model and name patterns to its linear maps and their weights.
 
-Convention of the package: ``y = W a`` with ``W (d_out, d_in)``. ``nn.Linear`` stores ``W``; the
-``Conv1D`` of Hugging Face GPT-2 stores its transpose. :func:`weight_of` hides that.
+The package writes a linear map as ``y = W a`` with ``W (d_out, d_in)``. ``nn.Linear`` stores ``W``;
+the ``Conv1D`` of Hugging Face GPT-2 stores its transpose. :func:`weight_of` hides the difference.
 """
 
 import difflib
@@ -18,7 +18,7 @@ _BRACE = re.compile(r"\{([^{}]*)\}")
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Whether ``module`` is a Hugging Face ``Conv1D``: a linear map that stores ``(d_in, d_out)``."""
+    """Whether ``module`` is a Hugging Face ``Conv1D``, a linear map stored as ``(d_in, d_out)``."""
     weight = getattr(module, "weight", None)
     return (
         type(module).__name__ == "Conv1D"
@@ -36,21 +36,21 @@ def is_linear_map(module: nn.Module) -> bool:
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """The weight of a linear map as ``(d_out, d_in)``: a view, so writing to it edits the module."""
+    """Return the weight of a linear map as a ``(d_out, d_in)`` view; writing edits the module."""
     weight = module.get_parameter("weight").detach()
     return weight.T if is_conv1d(module) else weight
 
 
 def weight_hash(weight: Tensor) -> str:
-    """SHA-256 of a weight ``(d_out, d_in)``: its dtype, shape and bytes in row-major order."""
+    """Return the SHA-256 of a weight ``(d_out, d_in)``: its dtype, shape and row-major bytes."""
     digest = hashlib.sha256(f"{weight.dtype} {tuple(weight.shape)}".encode())
-    for rows in weight.detach().split(1024):  # bounded host memory for large weights on a GPU
+    for rows in weight.detach().split(1024):  # bounds host memory for large weights on a GPU
         digest.update(rows.contiguous().cpu().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
 def expand(pattern: str) -> list[str]:
-    """Expand braces: ``{a,b}`` lists, ``{3..5}`` counts, both ends included."""
+    """Expand braces: ``{a,b}`` lists alternatives, ``{3..5}`` counts from 3 to 5 inclusive."""
     pieces: list[list[str]] = []
     position = 0
     for found in _BRACE.finditer(pattern):
@@ -69,17 +69,18 @@ def expand(pattern: str) -> list[str]:
 
 
 def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn.Module]:
-    """Linear maps whose names match, in the model's own order.
+    """Return the linear maps whose names match, in the model's own order.
 
     Args:
         model: Any module.
-        targets: One pattern or several. ``*`` matches any text, ``{a,b}`` lists, ``{3..5}`` counts.
+        targets: One or more patterns: ``*`` matches any text, ``{a,b}`` lists alternatives,
+            ``{3..5}`` counts.
 
     Returns:
-        Name to module; never empty.
+        A mapping from name to module; never empty.
 
     Raises:
-        ValueError: a pattern matches no linear map; the message shows the nearest names.
+        ValueError: a pattern matches no linear map; the message lists the closest names.
     """
     maps = {name: module for name, module in model.named_modules() if is_linear_map(module)}
     chosen = set(match_names(targets, list(maps)))
@@ -87,10 +88,10 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn
 
 
 def match_names(targets: str | Sequence[str], names: Sequence[str]) -> list[str]:
-    """Names that match the patterns, in their own order.
+    """Return those of ``names`` that match any of the patterns, in their own order.
 
     Raises:
-        ValueError: a pattern matches none; the message shows the nearest names.
+        ValueError: a pattern matches none; the message lists the closest names.
     """
     patterns = [targets] if isinstance(targets, str) else list(targets)
     if not patterns:
@@ -108,6 +109,6 @@ def match_names(targets: str | Sequence[str], names: Sequence[str]) -> list[str]
 
 def _nearest(pattern: str, names: Sequence[str]) -> str:
     if not names:
-        return "there is none (nn.Linear or Conv1D) at all"
+        return "there are none (nn.Linear or Conv1D)"
     near = difflib.get_close_matches(pattern, names, n=4, cutoff=0.3) or list(names)[:4]
     return f"there are {len(names)}, for example {', '.join(near)}"

@@ -1,4 +1,4 @@
-"""Loading Hugging Face checkpoint directories for the command line."""
+"""From a Hugging Face checkpoint directory to a model and a tokenizer, for the command line."""
 
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,27 @@ def _transformers() -> Any:
         import transformers
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "reading a checkpoint directory needs transformers; pip install 'curvedit[hf]'"
+            "loading a checkpoint directory needs transformers; pip install 'curvedit[hf]'"
         ) from error
     return transformers
 
 
 def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = None) -> nn.Module:
-    """The model of a checkpoint directory or hub name, of the class that its config names.
+    """Load a checkpoint directory or hub name as the class that its config names.
 
     Args:
-        path: Directory written by ``save_pretrained``, or a hub name.
-        dtype: "auto" for the checkpoint's own, or "float32", "bfloat16", "float16".
-        device: "cpu", "cuda", …; None takes CUDA where there is one.
+        path: A directory written by ``save_pretrained``, or a hub name.
+        dtype: "auto" for the checkpoint's own dtype, or "float32", "bfloat16", "float16".
+        device: "cpu", "cuda", …; None uses CUDA if it is available.
+
+    Returns:
+        The model, in evaluation mode.
 
     Raises:
         FileNotFoundError: a path that looks local does not exist.
-        ValueError: the config names no class, or one that transformers does not have.
+        ModuleNotFoundError: transformers is not installed.
+        ValueError: the config names no class, or one that transformers does not have; or the
+            checkpoint lacks tensors of that class.
     """
     transformers = _transformers()
     _require_present("model", path)
@@ -36,8 +41,8 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = No
     architecture = getattr(transformers, names[0], None) if names else None
     if architecture is None:
         raise ValueError(
-            f"model: expected a config that names a transformers class in 'architectures', got {names} in {path}; "
-            "load the model in Python and call curvedit.fit on it"
+            "model: expected a config that names a transformers class in 'architectures', "
+            f"got {names} in {path}; load the model in Python and call curvedit.fit on it"
         )
     model, info = architecture.from_pretrained(
         path, dtype=dtype if dtype == "auto" else getattr(torch, dtype), output_loading_info=True
@@ -45,7 +50,7 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = No
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ValueError(
-            f"model: {path} lacks {len(missing)} tensors of {names[0]}, for example {missing[0]!r}"
+            f"model: {path} lacks {len(missing)} tensors of {names[0]}, such as {missing[0]!r}"
         )
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
     loaded: nn.Module = model.to(target).eval()
@@ -53,7 +58,7 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = No
 
 
 def load_tokenizer(path: str | Path) -> Any | None:
-    """The tokenizer of a checkpoint directory or hub name; None if a directory has none."""
+    """Load the tokenizer of a checkpoint directory or hub name; None if a directory has none."""
     directory = Path(path)
     if (
         directory.is_dir()
