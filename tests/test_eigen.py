@@ -98,7 +98,7 @@ def test_the_certificate_says_what_the_factor_is():
         (torch.ones(2, 3), r"A of x: expected a square matrix, got shape \(2, 3\)"),
         (
             torch.ones(1, 1).expand(32767, 32767),
-            "A of x: expected at most 32766 dimensions, since LAPACK",
+            "A of x: expected at most 32766 dimensions, because LAPACK",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The value between fit and rank: Kronecker factors, their directory, and their eigenbases."""
+"""The value that ``fit`` returns and ``rank`` takes: Kronecker factors and their eigenbases."""
 
 from curvedit.factors.basis import Basis
 from curvedit.factors.decomposition import decompose, singular_bases

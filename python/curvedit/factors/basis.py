@@ -1,4 +1,4 @@
-"""An eigenbasis, and where a factor directory keeps those it has: one file each, beside the sums."""
+"""The eigenbasis of a factor, and its cache: one file per basis beside the sums, or memory."""
 
 import json
 import os
@@ -16,10 +16,10 @@ from curvedit.factors.target import Key
 
 @dataclass(frozen=True)
 class Basis:
-    """Eigenvalues, descending and clamped at 0, and eigenvectors of a symmetric matrix.
+    """Eigenvalues and eigenvectors of a symmetric matrix, largest eigenvalue first.
 
-    Shapes: ``values`` (n,) float64; ``vectors`` (n, n) float32, column ``k`` belongs to
-    ``values[k]``. ``certificate`` records how well they satisfy the defining equations.
+    Shapes: ``values`` (n,) float64, clamped at 0; ``vectors`` (n, n) float32, whose column ``k``
+    belongs to ``values[k]``. ``certificate`` records how well they satisfy the defining equations.
     """
 
     values: Tensor
@@ -28,49 +28,51 @@ class Basis:
 
 
 class BasisStore:
-    """Bases that were computed: in a directory that can be written to, or else in memory."""
+    """A cache of bases, in a directory if it is writable, otherwise in memory."""
 
     def __init__(self) -> None:
-        """Begin in memory."""
+        """Start empty, in memory."""
         self.directory: Path | None = None
         self._bases: dict[Key, Basis] = {}
 
     def __contains__(self, key: Key) -> bool:
-        """Whether the basis was computed before."""
+        """Whether the basis is cached."""
         return key in self._bases or self._path(key) is not None
 
     def get(self, key: Key) -> Basis:
-        """A basis that was computed before.
+        """Return a cached basis.
 
         Raises:
+            KeyError: it is not cached.
             ValueError: its file is damaged.
         """
         path = self._path(key)
         return self._bases[key] if path is None else read_basis(path)
 
     def certificate(self, key: Key) -> Mapping[str, Any]:
-        """That of a basis that was computed before, without reading its vectors from a file.
+        """Return the certificate of a cached basis, without reading its vectors from a file.
 
         Raises:
+            KeyError: the basis is not cached.
             ValueError: its file is damaged.
         """
         path = self._path(key)
         return self._bases[key].certificate if path is None else read_certificate(path)
 
     def keep(self, key: Key, basis: Basis) -> None:
-        """Keep a basis."""
+        """Cache a basis."""
         if self.directory is None or not os.access(self.directory, os.W_OK):
             self._bases[key] = basis
         else:
             write_basis(self.directory / basis_file(key), basis)
 
     def write(self, directory: Path) -> None:
-        """Write the bases in memory into a directory."""
+        """Write the bases that are in memory into a directory."""
         for key, basis in self._bases.items():
             write_basis(directory / basis_file(key), basis)
 
     def move(self, directory: Path) -> None:
-        """Go on in a directory that :meth:`write` wrote into."""
+        """Continue in a directory that already holds these bases, and forget those in memory."""
         self.directory, self._bases = directory, {}
 
     def _path(self, key: Key) -> Path | None:
@@ -79,17 +81,17 @@ class BasisStore:
 
 
 def file_stem(key: Key) -> str:
-    """Name of a factor's file without its ending."""
+    """Return the name of a factor's file without its suffix."""
     return f"{key.kind}.{key.target.replace('/', '_')}"
 
 
 def basis_file(key: Key) -> str:
-    """Name of the file of a factor's basis."""
+    """Return the name of the file that holds a factor's basis."""
     return f"{file_stem(key)}.basis.safetensors"
 
 
 def read_basis(path: Path) -> Basis:
-    """An eigendecomposition that was written.
+    """Read a basis from its file.
 
     Raises:
         ValueError: the file is damaged.
@@ -103,7 +105,7 @@ def read_basis(path: Path) -> Basis:
 
 
 def read_certificate(path: Path) -> dict[str, Any]:
-    """That of an eigendecomposition that was written.
+    """Read the certificate of a basis from its file.
 
     Raises:
         ValueError: the file is damaged.
@@ -117,7 +119,7 @@ def read_certificate(path: Path) -> dict[str, Any]:
 
 
 def write_basis(path: Path, basis: Basis) -> None:
-    """Write an eigendecomposition, whole or not at all."""
+    """Write a basis to a file, whole or not at all."""
     part = path.with_name(path.name + ".part")
     tensors = {"values": basis.values.cpu(), "vectors": basis.vectors.cpu().contiguous()}
     try:
@@ -129,4 +131,4 @@ def write_basis(path: Path, basis: Basis) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"factors: {path} is damaged ({error}); delete it and it is computed again")
+    return ValueError(f"factors: {path} is damaged ({error}); delete it to have it recomputed")

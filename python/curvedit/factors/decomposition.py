@@ -1,16 +1,17 @@
-"""Eigendecomposition of factors that refuses to return a bad basis.
+"""From a factor to its eigenbasis, with a certificate; a bad basis is never returned.
 
-A factor is symmetrised and scaled to unit size, decomposed in place, and the result is checked
-against its defining equations: the residual ``|A V - V diag(w)| / |A|`` and the loss of
-orthogonality ``|V^T V - I|``, both as largest column norms of the float32 basis that is kept. On a
-GPU float32 goes first, since float64 runs at 1/32 to 1/64 of its rate on consumer cards; float64
-follows where float32 fails the checks or does not converge. On a CPU float64 costs about twice as
-much and is used at once. All eigenvectors are computed: the leading quarter alone takes LAPACK as
-long, and subspace iteration, faster from n = 2048 on, meets the same residual with vectors that
-leave the true leading subspace (benchmarks/bench_eigen.py).
+A factor is symmetrised, scaled to unit size and decomposed in place. The float32 basis that is kept
+is then checked against its defining equations: the residual ``|A V - V diag(w)| / |A|`` and the
+loss of orthogonality ``|V^T V - I|``, each the largest column norm. A GPU tries float32 first,
+because on consumer cards float64 runs at 1/32 to 1/64 of its rate, and falls back to float64 if
+float32 fails the checks or does not converge. A CPU uses float64 at once, at about twice the cost.
 
-Memory: beside factor ``4 n^2`` bytes and result ``4 n^2``, one working copy and LAPACK's workspace,
-``8 n^2`` and ``16 n^2`` bytes in float64, half of that in float32; never all at once.
+All eigenvectors are computed. LAPACK takes as long for the leading quarter alone, and subspace
+iteration, though faster from n = 2048 on, reaches the same residual with vectors that are not in
+the true leading subspace (benchmarks/bench_eigen.py).
+
+Memory: besides the factor and the result, ``4 n^2`` bytes each, a working copy of ``8 n^2`` bytes
+and LAPACK's workspace of ``16 n^2`` bytes in float64, half of that in float32; never all at once.
 """
 
 import math
@@ -26,12 +27,12 @@ from curvedit.factors.basis import Basis
 
 RESIDUAL_LIMIT = 1e-4  # of the stored float32 basis; a good one reaches 1e-6
 ORTHOGONALITY_LIMIT = 1e-4
-NEGATIVE_LIMIT = 1e-3  # of the largest eigenvalue: rounding of float32 sums stays far below
-LARGEST = 32766  # the workspace, 2 n^2 + 6 n + 1 numbers, must be countable in 32 bits
-_SMALL = 512  # sizes up to here are decomposed several at a time
-_GROUP = 1 << 26  # bytes of factors that are read at a time
-_BATCH = 1 << 27  # bytes of them in float64
-_STRIP = 512  # rows that are converted or checked at a time
+NEGATIVE_LIMIT = 1e-3  # times the largest eigenvalue; rounding of float32 sums stays far below
+LARGEST = 32766  # LAPACK counts its workspace, 2 n^2 + 6 n + 1 numbers, in 32 bits
+_SMALL = 512  # largest size of which several are decomposed at a time
+_GROUP = 1 << 26  # bytes of factors read at a time
+_BATCH = 1 << 27  # bytes of factors, in float64, decomposed at a time
+_STRIP = 512  # rows converted or checked at a time
 
 _Name = TypeVar("_Name")
 
@@ -42,22 +43,23 @@ def decompose(
     *,
     attempts: Sequence[torch.dtype] | None = None,
 ) -> Basis:
-    """Eigenvalues (float64, descending, clamped at 0) and eigenvectors (float32) of a factor.
+    """Decompose a factor into eigenvalues (float64, descending) and eigenvectors (float32).
 
     Args:
         name: The factor's name, for messages.
         factor: Positive semi-definite up to rounding.
-        attempts: Working precisions in order; by default as the module says.
+        attempts: Working precisions to try, in order; None for the module's default.
 
     Returns:
-        The basis. Its certificate holds ``residual``, ``orthogonality``, ``rank``, ``smallest``
-        (eigenvalue before clamping, over the largest), ``condition`` (largest over smallest; None
-        where the factor is singular in float32), ``precision`` and ``retried``.
+        The basis, with eigenvalues clamped at 0. Its certificate holds ``residual``,
+        ``orthogonality``, ``rank``, ``smallest`` (the smallest eigenvalue before clamping, divided
+        by the largest), ``condition`` (largest over smallest; None if the factor is singular in
+        float32), ``precision`` and ``retried``.
 
     Raises:
-        ValueError: the factor is not square, not finite, not positive semi-definite, or larger than
-            the workspace of LAPACK can be.
-        RuntimeError: no attempt satisfied the checks; the message has the figures.
+        ValueError: the factor is not square, finite or positive semi-definite, or is too large for
+            LAPACK's workspace.
+        RuntimeError: no attempt passed the checks; the message gives the figures.
     """
     scale = _scale(name, factor)
     if scale == 0.0:
@@ -84,7 +86,10 @@ def decompose(
 
 
 def groups(sizes: Mapping[_Name, int]) -> Iterator[list[_Name]]:
-    """Names of factors of one size, as many at a time as make 64 MiB, large ones alone; small sizes first."""
+    """Yield names of equally large factors, in groups of up to 64 MiB, smallest sizes first.
+
+    A factor of more than 512 dimensions is a group of its own.
+    """
     by_size: dict[int, list[_Name]] = {}
     for name in sorted(sizes, key=lambda name: sizes[name]):
         by_size.setdefault(sizes[name], []).append(name)
@@ -100,7 +105,10 @@ def decompose_several(
     *,
     attempts: Sequence[torch.dtype] | None = None,
 ) -> Iterator[Basis]:
-    """As :func:`decompose` for each; of small ones as many as fit 128 MiB in one call, a failed one alone again."""
+    """Decompose factors of one size, each as :func:`decompose` does.
+
+    Small ones are decomposed together, up to 128 MiB per call; one that fails is retried alone.
+    """
     size = len(factors[0])
     if size > _SMALL:
         for name, factor in zip(names, factors, strict=True):
@@ -149,13 +157,13 @@ def _attempts(device: torch.device) -> tuple[torch.dtype, ...]:
 
 
 def _scale(name: str, factor: Tensor) -> float:
-    """Largest magnitude in the factor."""
+    """Return the largest magnitude in the factor, after checking it."""
     if factor.ndim != 2 or factor.shape[0] != factor.shape[1]:
         raise ValueError(f"{name}: expected a square matrix, got shape {tuple(factor.shape)}")
-    if len(factor) > LARGEST:  # asked first: the other checks would take long
+    if len(factor) > LARGEST:  # checked first, because the other checks would take long
         raise ValueError(
-            f"{name}: expected at most {LARGEST} dimensions, since LAPACK counts its workspace of 2 n^2 numbers in 32 "
-            f"bits, got {len(factor)}; leave this target out"
+            f"{name}: expected at most {LARGEST} dimensions, because LAPACK counts its workspace "
+            f"of 2 n^2 numbers in 32 bits, got {len(factor)}; leave this target out"
         )
     require_finite(name, factor)
     if not factor.numel():
@@ -176,7 +184,7 @@ def _zero(factor: Tensor) -> Basis:
 
 
 def _working_copy(factor: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """Half the sum with the transpose, over the scale, column by column as LAPACK wants it."""
+    """Return the symmetric part divided by the scale, in LAPACK's column-major order."""
     work = torch.empty(factor.shape, dtype=dtype, device=factor.device).mT
     for rows in _strips(len(factor)):
         work[:, rows] = _symmetric(factor, rows, scale).mT
@@ -184,12 +192,12 @@ def _working_copy(factor: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
 
 
 def _symmetric(factor: Tensor, rows: slice, scale: float) -> Tensor:
-    """Some rows in float64; divided before they are added, so that nothing overflows or is lost."""
+    """Return rows of the scaled symmetric part, float64; dividing first avoids overflow."""
     return factor[rows].double().div_(2 * scale).add_(factor[:, rows].mT.double().div_(2 * scale))
 
 
 def _flipped(vectors: Tensor) -> Tensor:
-    """Eigenvectors in float32, those of the largest eigenvalues first."""
+    """Return the eigenvectors in float32, largest eigenvalue first."""
     size = len(vectors)
     flipped = torch.empty(size, size, device=vectors.device)
     for rows in _strips(size):
@@ -206,10 +214,10 @@ def _certified(
     dtype: torch.dtype,
     failures: list[str],
 ) -> Basis | None:
-    """The basis with its certificate, or None, and why among the failures.
+    """Return the basis with its certificate, or None after adding the reason to ``failures``.
 
     Raises:
-        ValueError: the factor has a negative eigenvalue beyond rounding.
+        ValueError: the factor has an eigenvalue that is more negative than rounding explains.
     """
     residual, orthogonality = _check(factor, scale, values, vectors, dtype)
     if not (residual <= RESIDUAL_LIMIT and orthogonality <= ORTHOGONALITY_LIMIT):
@@ -218,12 +226,11 @@ def _certified(
     largest, smallest = float(values[0]), float(values[-1])
     if smallest < -NEGATIVE_LIMIT * max(largest, -smallest):
         raise ValueError(
-            f"{name}: expected a positive semi-definite matrix, got eigenvalues from {smallest * scale:.2e} to "
-            f"{largest * scale:.2e}"
+            f"{name}: expected a positive semi-definite matrix, got eigenvalues from "
+            f"{smallest * scale:.2e} to {largest * scale:.2e}"
         )
-    least = (
-        torch.finfo(torch.float32).eps * math.sqrt(len(values)) * largest
-    )  # rounding of float32 sums
+    # rounding error of float32 sums
+    least = torch.finfo(torch.float32).eps * math.sqrt(len(values)) * largest
     certificate: dict[str, Any] = {
         "residual": residual,
         "orthogonality": orthogonality,
@@ -239,7 +246,10 @@ def _certified(
 def _check(
     factor: Tensor, scale: float, values: Tensor, vectors: Tensor, dtype: torch.dtype
 ) -> tuple[float, float]:
-    """Largest column norm of ``A V - V diag(w)`` over ``|A|``, and of ``V^T V - I``, a strip of rows at a time."""
+    """Return the largest column norms of ``A V - V diag(w)``, over ``|A|``, and of ``V^T V - I``.
+
+    Works on strips of rows, to bound memory.
+    """
     size, device = len(vectors), vectors.device
     weights = values.to(device, dtype)
     residuals = torch.zeros(size, dtype=dtype, device=device)
@@ -271,7 +281,7 @@ def _strips(size: int) -> Iterator[slice]:
 def singular_bases(
     weight: Tensor,  # (d_out, d_in)
 ) -> tuple[Basis, Basis]:
-    """Left and right singular vectors of a weight, complete; values are squared singular values."""
+    """Return the complete left and right singular bases of a weight; values are squared."""
     left, values, right = torch.linalg.svd(weight.double(), full_matrices=True)
     scores = values.square().cpu()
     return Basis(scores, left.float().contiguous()), Basis(scores, right.mT.float().contiguous())

@@ -1,4 +1,7 @@
-"""The files of a factor directory: a manifest, and one file of sums for each key, read when it is used."""
+"""Factor directories: targets, sums and provenance written to disk and read back.
+
+A directory holds a manifest and one file per sum, which is read when it is first used.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -20,7 +23,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class SumFile:
-    """Where a sum lies."""
+    """The file that holds a sum."""
 
     name: str
     bytes: int
@@ -28,23 +31,24 @@ class SumFile:
 
 
 class StoredSums(Mapping[Key, Tensor]):
-    """The sums of a directory; each is read, and its SHA-256 checked, when it is asked for."""
+    """The sums in a directory; each is read, and its SHA-256 checked, on access."""
 
     def __init__(self, directory: Path, files: Mapping[Key, SumFile]) -> None:
-        """Sums in these files of the directory."""
+        """Refer to these files in the directory."""
         self.directory, self.files = directory, dict(files)
 
     def __getitem__(self, key: Key) -> Tensor:
-        """The sum, tile-packed but for "S".
+        """Read a sum: tile-packed, except "S", which is dense.
 
         Raises:
+            KeyError: the directory has no such sum.
             ValueError: its file is damaged.
         """
         file = self.files[key]
         path = self.directory / file.name
         if file_hash(path) != file.sha256:
             raise ValueError(
-                f"factors: {path} is damaged (its SHA-256 is not the manifest's); fit again"
+                f"factors: {path} is damaged (its SHA-256 differs from the manifest's); fit again"
             )
         try:
             with safe_open(path, framework="pt") as stored:
@@ -54,7 +58,7 @@ class StoredSums(Mapping[Key, Tensor]):
             raise ValueError(f"factors: {path} is damaged ({error}); fit again") from error
 
     def __iter__(self) -> Iterator[Key]:
-        """Their keys."""
+        """Iterate over the keys."""
         return iter(self.files)
 
     def __len__(self) -> int:
@@ -68,7 +72,7 @@ def write_directory(
     sums: Mapping[Key, Tensor],
     provenance: Mapping[str, Any],
 ) -> dict[Key, SumFile]:
-    """Write sums, then the manifest, into a directory that is made whole by its caller."""
+    """Write the sums, then the manifest, into an existing directory."""
     files = {}
     for key in sorted(sums):
         path = part / f"{file_stem(key)}.safetensors"
@@ -89,11 +93,11 @@ def write_directory(
 
 
 def read_directory(directory: Path) -> tuple[dict[str, Target], StoredSums, dict[str, Any]]:
-    """Targets, sums and provenance of a factor directory.
+    """Read the targets, sums and provenance of a factor directory.
 
     Raises:
-        FileNotFoundError: it is no factor directory, or a file is missing.
-        ValueError: it is incomplete, of another format, or a file has the wrong size.
+        FileNotFoundError: it is not a factor directory, or a file is missing.
+        ValueError: it is incomplete or damaged, has another format, or a file has the wrong size.
     """
     path = directory / MANIFEST
     if not path.is_file():
@@ -120,7 +124,8 @@ def read_directory(directory: Path) -> tuple[dict[str, Target], StoredSums, dict
             raise FileNotFoundError(f"factors: {part} is missing; fit again")
         if part.stat().st_size != file.bytes:
             raise ValueError(
-                f"factors: {part} is truncated: expected {file.bytes} bytes, got {part.stat().st_size}; fit again"
+                f"factors: {part} is truncated: expected {file.bytes} bytes, "
+                f"got {part.stat().st_size}; fit again"
             )
     provenance = {key: value for key, value in manifest.items() if key not in ("format", "status")}
     return targets, StoredSums(directory, files), provenance

@@ -1,4 +1,4 @@
-"""One fitted linear map, the keys of what was fitted of it, and its factors as means."""
+"""The record of one fitted linear map, the keys of its sums, and its factors as means."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,24 +12,24 @@ KINDS = ("A", "G", "A_w", "G_w", "S")
 
 
 class Key(str):
-    """What a sum or a basis is of; as text it is what manifests write, ``"A/<target>"``."""
+    """The kind and target of a sum or a basis; as a string, ``"A/<target>"``, as in manifests."""
 
     kind: str  # one of KINDS
-    target: str  # the linear map; for a shared "A" the first one fed by the same tensor
+    target: str  # the linear map; for a shared "A", the first one fed by that tensor
 
     def __new__(cls, kind: str, target: str) -> "Key":
-        """The key of a target's factor."""
+        """Build the key from its parts."""
         self = super().__new__(cls, f"{kind}/{target}")
         self.kind, self.target = kind, target
         return self
 
     def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
-        """What a copy is made from."""
+        """Return the parts, for copying and pickling."""
         return self.kind, self.target
 
     @classmethod
     def parse(cls, text: str) -> "Key":
-        """The key that a text spells."""
+        """Parse ``"<kind>/<target>"``."""
         kind, _, target = text.partition("/")
         return cls(kind, target)
 
@@ -42,14 +42,14 @@ class Target:
     input_group: str  # the first target fed by the same tensor; its A is this target's A
     tokens: int  # contributing positions
     weight_sha256: str  # models.weight_hash of the weight it was fitted on; "" if unknown
-    weight_dtype: str  # "torch.float32"; "" if unknown
+    weight_dtype: str  # such as "torch.float32"; "" if unknown
 
     def key(self, kind: str, name: str) -> Key:
-        """The key of this target's factor of a kind; ``name`` is the target's own."""
+        """Return the key of this target's factor of a kind; ``name`` is the target's own name."""
         return Key(kind, self.input_group if kind == "A" else name)
 
     def to_json(self) -> dict[str, Any]:
-        """The target's entry in a manifest."""
+        """Return the target's entry in a manifest."""
         return {
             "shape": self.shape,
             "inputs": self.input_group,
@@ -60,7 +60,7 @@ class Target:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Target":
-        """The inverse of :meth:`to_json`."""
+        """Invert :meth:`to_json`."""
         rows, columns = entry["shape"]
         return cls(
             (rows, columns),
@@ -111,7 +111,7 @@ class _Source(Protocol):
 
 
 def fingerprint(module: nn.Module | None) -> tuple[str, str]:
-    """Hash and dtype of a linear map's weight; two empty strings for none."""
+    """Return the hash and dtype of a linear map's weight, or two empty strings for None."""
     if module is None:
         return "", ""
     weight = weight_of(module)

@@ -1,9 +1,10 @@
-"""The Kronecker factors of a model's linear maps: the value that ``fit`` returns and ``rank`` takes.
+"""Factors, the value that ``fit`` returns and ``rank`` takes: a model's Kronecker factors.
 
 For each target ``y = W a`` with ``g = dL/dy`` (``L`` is the *sum* of the loss over contributing
 positions): ``A = E[a a^T]``, ``G = E[g g^T]``, and the norm-weighted ``A_w = E[|g|^2 a a^T]``,
-``G_w = E[|a|^2 g g^T]``. Stored as tile-packed float32 *sums* with a position count, so that
-factors of disjoint data add exactly; read as means. Targets fed by one tensor share one ``A``.
+``G_w = E[|a|^2 g g^T]``. They are stored as tile-packed float32 *sums* with a count of positions,
+so that factors of disjoint data add exactly, and read as means. Targets fed by the same tensor
+share one ``A``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,8 +30,8 @@ _REMEDIES = {"A_w": "weighted=True", "G_w": "weighted=True", "S": "corrected='se
 class Factors(Mapping[str, TargetFactors]):
     """Kronecker factors of a model's targets, in memory or in a directory.
 
-    ``factors[name].A`` is the mean; ``factors.basis("A", name)`` its eigendecomposition, cached
-    beside the factors. ``provenance`` says how they came about (labels, seed, data, model).
+    ``factors[name].A`` is the mean, and ``factors.basis("A", name)`` its eigendecomposition, cached
+    beside the factors. ``provenance`` records their origin (labels, seed, data, model).
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Factors(Mapping[str, TargetFactors]):
         sums: Mapping[Key, Tensor],  # tile-packed float32; "S" dense
         provenance: Mapping[str, Any],
     ) -> None:
-        """Hold the given sums."""
+        """Hold the given sums, in memory or as files that are read on access."""
         self.targets = dict(targets)
         self.provenance = dict(provenance)
         self.directory: Path | None = None
@@ -47,12 +48,12 @@ class Factors(Mapping[str, TargetFactors]):
         self._bases = BasisStore()
 
     def __getitem__(self, name: str) -> TargetFactors:
-        """The factors of one target, as means."""
+        """Return the factors of one target, as means."""
         target = self._target(name)
         return TargetFactors(name, target.tokens, target.shape, self)
 
     def __iter__(self) -> Iterator[str]:
-        """Target names."""
+        """Iterate over the target names."""
         return iter(self.targets)
 
     def __len__(self) -> int:
@@ -61,7 +62,7 @@ class Factors(Mapping[str, TargetFactors]):
 
     def _target(self, name: str) -> Target:
         if name not in self.targets:
-            raise KeyError(f"target {name!r} is not among the fitted ones: {sorted(self.targets)}")
+            raise KeyError(f"target {name!r} was not fitted; fitted are {sorted(self.targets)}")
         return self.targets[name]
 
     def _key(self, kind: str, name: str) -> Key:
@@ -77,7 +78,7 @@ class Factors(Mapping[str, TargetFactors]):
         )
 
     def sum(self, key: str) -> Tensor:
-        """The sum of a key, one of :meth:`keys_of_sums`: tile-packed but for "S".
+        """Return the sum of a key, one of :meth:`keys_of_sums`: tile-packed, except "S" (dense).
 
         Raises:
             KeyError: it was not fitted.
@@ -94,7 +95,14 @@ class Factors(Mapping[str, TargetFactors]):
         return self._sums[found]
 
     def mean(self, kind: str, name: str) -> Tensor:
-        """The dense mean float32 of one target, ``(n, n)`` or "S" ``(d_out, d_in)``; ``kind`` is one of ``KINDS``."""
+        """Return a dense float32 mean of one target: ``(n, n)``, or ``(d_out, d_in)`` for "S".
+
+        ``kind`` is one of "A", "G", "A_w", "G_w" and "S".
+
+        Raises:
+            KeyError: it was not fitted.
+            ValueError: its file is damaged.
+        """
         key = self._key(kind, name)
         total: Tensor = (
             self.sum(key) if kind == "S" else tiles.unpack(self.sum(key), self._size(key))
@@ -102,30 +110,31 @@ class Factors(Mapping[str, TargetFactors]):
         return total / self._target(name).tokens
 
     def add_corrections(self, sums: Mapping[Key, Tensor], **facts: Any) -> None:
-        """Hold corrected eigenvalues, "S" (d_out, d_in) of each target, which belong to the present bases.
+        """Add each target's corrected eigenvalues "S" (d_out, d_in), measured in its present bases.
 
         Raises:
-            ValueError: the factors are saved already: a directory is written once.
+            ValueError: the factors were saved already; a directory is written only once.
         """
         if self.directory is not None:
             raise ValueError(
-                f"factors: expected ones that were not saved yet, got those of {self.directory}"
+                f"factors: expected unsaved factors, got those saved in {self.directory}"
             )
         self._sums = {**self._sums, **sums}
         bases = {key.target: self._hash_of_bases(key.target) for key in sums}
         self.provenance["corrected"] = {**facts, "bases": bases}
 
     def corrections(self, name: str) -> Tensor:
-        """EK-FAC's eigenvalues of one target, ``(d_out, d_in)`` float32.
+        """Return the EK-FAC eigenvalues of one target, ``(d_out, d_in)`` float32.
 
         Raises:
             KeyError: they were not fitted.
-            ValueError: they belong to other bases: those were decomposed again since.
+            ValueError: the factors were decomposed again since, so these belong to other bases.
         """
         values = self.mean("S", name)
         if self.provenance["corrected"]["bases"][name] != self._hash_of_bases(name):
             raise ValueError(
-                f"factors: the bases of {name!r} are not those its corrections were fitted in; fit again"
+                f"factors: the bases of {name!r} differ from those its corrections were fitted in; "
+                "fit again"
             )
         return values
 
@@ -133,26 +142,36 @@ class Factors(Mapping[str, TargetFactors]):
         return "".join(weight_hash(self.basis(kind, name).vectors)[:16] for kind in ("G", "A"))
 
     def basis(self, kind: str, name: str) -> Basis:
-        """The eigendecomposition of a mean factor, computed once and cached beside the factors."""
+        """Return the eigendecomposition of a mean factor, computed once and cached.
+
+        Raises:
+            KeyError: the factor was not fitted.
+            ValueError: the factor, or its cached basis, is damaged or not valid.
+            RuntimeError: it could not be decomposed accurately enough.
+        """
         self.decompose([(kind, name)], progress=False)
         return self._bases.get(self._key(kind, name))
 
     def certificate(self, kind: str, name: str) -> Mapping[str, Any]:
-        """How well a basis satisfies its defining equations; its keys are those that ``decompose`` describes."""
+        """Return the record of how well a basis satisfies its defining equations.
+
+        The keys are ``residual``, ``orthogonality``, ``rank``, ``smallest``, ``condition``,
+        ``precision`` and ``retried``. Raises what :meth:`basis` raises.
+        """
         self.decompose([(kind, name)], progress=False)
         return self._bases.certificate(self._key(kind, name))
 
     def decompose(self, kinds: Iterable[tuple[str, str]], *, progress: bool = True) -> None:
-        """Decompose what ``basis`` would later ask for, small factors several at a time.
+        """Decompose factors ahead of :meth:`basis`, several small ones at a time.
 
         Args:
             kinds: Pairs of a kind, "A", "G", "A_w" or "G_w", and a target.
-            progress: Show a bar, in units of work, n^3.
+            progress: Show a progress bar, in units of n^3 operations.
 
         Raises:
-            KeyError: one was not fitted.
-            ValueError: one is not finite, not positive semi-definite, or too large.
-            RuntimeError: one could not be decomposed well enough.
+            KeyError: a factor was not fitted.
+            ValueError: a factor is not finite, not positive semi-definite, or too large.
+            RuntimeError: a factor could not be decomposed accurately enough.
         """
         missing = {key: pair for pair in kinds if (key := self._key(*pair)) not in self._bases}
         if not missing:
@@ -176,27 +195,27 @@ class Factors(Mapping[str, TargetFactors]):
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the manifest on disk, or ``""`` for factors that were never saved."""
+        """SHA-256 of the manifest on disk, or ``""`` if the factors were never saved."""
         return file_hash(self.directory / MANIFEST) if self.directory else ""
 
     @classmethod
     def from_moments(
         cls, moments: Mapping[str, tuple[Tensor, Tensor, int]], *, model: nn.Module | None = None
     ) -> "Factors":
-        """Factors computed elsewhere.
+        """Build factors from second moments that were computed elsewhere.
 
         Args:
-            moments: Name to ``(A, G, tokens)``: mean second moments ``(d_in, d_in)`` and
-                ``(d_out, d_out)``, and the number of positions they are means of. Targets given
+            moments: Per target name ``(A, G, tokens)``: mean second moments ``(d_in, d_in)`` and
+                ``(d_out, d_out)``, and the number of positions they are means over. Targets given
                 the same tensor object as ``A`` share it.
-            model: When given, each target must be one of its linear maps, and its weight is
-                recorded, so that a later ``project`` can refuse another model.
+            model: If given, each target must be one of its linear maps. Its weights are recorded,
+                so that ``project`` can refuse another model.
 
         Returns:
-            The factors; without a model, ``project`` cannot check what they belong to.
+            The factors. Without a model, ``project`` cannot check which weights they belong to.
 
         Raises:
-            ValueError: a moment is not square, not finite or does not fit the model.
+            ValueError: a moment is not square, not finite, or does not fit the model.
         """
         maps = {} if model is None else find_targets(model, list(moments))
         targets: dict[str, Target] = {}
@@ -226,16 +245,17 @@ class Factors(Mapping[str, TargetFactors]):
 
     @classmethod
     def merge(cls, parts: Iterable["Factors"]) -> "Factors":
-        """Factors of the union of disjoint data: sums and position counts add.
+        """Merge factors of disjoint data into those of its union, by adding sums and counts.
 
         Raises:
-            ValueError: the parts differ in targets, weights, input groups or labels; or hold corrected
-                eigenvalues, which belong to the bases of one part and not to those of the union.
+            ValueError: the parts differ in targets, weights, input groups, kinds, labels or task;
+                or hold corrected eigenvalues, which belong to the bases of a single part.
         """
         first, *rest = list(parts)
         if any("corrected" in part.provenance for part in (first, *rest)):
             raise ValueError(
-                "merge: corrected eigenvalues belong to one part's own bases; merge factors fitted without them"
+                "merge: expected parts without corrected eigenvalues, which belong to the bases of "
+                "a single part; fit without corrected="
             )
         sums = {key: first.sum(key).clone() for key in first.keys_of_sums()}
         tokens = {name: target.tokens for name, target in first.targets.items()}
@@ -252,15 +272,18 @@ class Factors(Mapping[str, TargetFactors]):
         return cls(targets, sums, {**first.provenance, "data": data, "merged": 1 + len(rest)})
 
     def keys_of_sums(self) -> list[Key]:
-        """Keys of all sums."""
+        """Return the keys of all sums, sorted."""
         return sorted(self._sums)
 
     def save(self, directory: str | Path) -> Path:
-        """Write the factors as a directory; afterwards bases are cached in it.
+        """Write the factors to a new directory, in which bases are cached from then on.
+
+        Returns:
+            The directory, as an absolute path.
 
         Raises:
-            FileExistsError: the directory has content.
-            OSError: it cannot be written; nothing is left under its name.
+            FileExistsError: the directory is not empty.
+            OSError: it cannot be written; nothing is left behind.
         """
         needed = sum(4 * self._numel(key) for key in self._sums)
         with new_directory("directory", directory, needed_bytes=needed) as part:
@@ -273,11 +296,12 @@ class Factors(Mapping[str, TargetFactors]):
 
     @classmethod
     def load(cls, directory: str | Path) -> "Factors":
-        """Open a factor directory; sums are read, and their SHA-256 checked, when used.
+        """Open a factor directory; each sum is read, and its SHA-256 checked, when it is used.
 
         Raises:
-            FileNotFoundError: it is no factor directory, or a file is missing.
-            ValueError: it is incomplete, of another format, or a file has the wrong size.
+            FileNotFoundError: it is not a factor directory, or a file is missing.
+            ValueError: it is incomplete or damaged, has another format, or a file has the wrong
+                size.
         """
         directory = Path(directory).absolute()
         factors = cls(*read_directory(directory))
@@ -289,14 +313,15 @@ class Factors(Mapping[str, TargetFactors]):
         """Refuse a model whose target weights are not those the factors were fitted on.
 
         Raises:
-            ValueError: names the first differing target.
+            ValueError: a target differs or is missing; the message names the first.
         """
         modules = dict(model.named_modules())
         for name, target in self.targets.items():
             module = modules.get(name)
             if module is None or not is_linear_map(module):
                 raise ValueError(
-                    f"model: expected a linear map {name!r}, as the factors have, got {type(module).__name__}"
+                    f"model: expected a linear map {name!r}, as in the factors, "
+                    f"got {type(module).__name__}"
                 )
             if target.weight_sha256 and fingerprint(module) != (
                 target.weight_sha256,
@@ -311,7 +336,7 @@ class Factors(Mapping[str, TargetFactors]):
 def _require_mergeable(first: Factors, other: Factors) -> None:
     for name in sorted({*first.targets, *other.targets}):
         if name not in first.targets or name not in other.targets:
-            raise ValueError(f"merge: target {name!r} is in one part only")
+            raise ValueError(f"merge: target {name!r} is in only one part")
         ours, theirs = (replace(part.targets[name], tokens=0).to_json() for part in (first, other))
         if ours != theirs:
             raise ValueError(f"merge: target {name!r} differs: {ours} and {theirs}")
