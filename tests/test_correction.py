@@ -101,16 +101,16 @@ def test_a_head_in_parts_is_refused_and_whole_rows_are_not():
         rtol=1e-3,
         atol=1e-3 * float(whole["lm_head"].S.max()),
     )
-    with pytest.raises(ValueError, match="logits_bytes: the sequences of 'lm_head' came in parts"):
+    with pytest.raises(
+        ValueError, match="logits_bytes: expected room for .*got sequences of 'lm_head'"
+    ):
         corrected(model, batches, "lm_head", "sequence", logits_bytes=12 * 97 * 3)
     corrected(model, batches, "lm_head", "position", logits_bytes=12 * 97 * 3)
 
 
 def test_data_must_be_the_same_twice():
     model, batches = models.build("llama"), models.ragged_batches("llama")
-    with pytest.raises(
-        ValueError, match="batches: expected what can be gone through twice, such as a list"
-    ):
+    with pytest.raises(ValueError, match="batches: expected a re-iterable, such as a list"):
         corrected(model, iter(batches), "*.mlp.*", "sequence")
 
     class Shrinking(list):

@@ -1,4 +1,4 @@
-"""Stage 1, fit: a model and batches of data become Factors."""
+"""Stage 1, fit: a model and batches of data in, Factors out."""
 
 from curvedit.fitting.second_pass import PER
 from curvedit.fitting.stage import fit

@@ -1,4 +1,7 @@
-"""The first pass's accumulator: sums of ``a a^T`` and ``g g^T``, and of the same weighted by the other's norm."""
+"""The first pass's accumulator: inputs ``a`` and gradients ``g`` in, sums of second moments out.
+
+The sums are of ``a a^T`` and ``g g^T``, and of the same weighted by ``|g|^2`` and ``|a|^2``.
+"""
 
 import torch
 from torch import Tensor
@@ -11,10 +14,10 @@ _ACCEPTED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Moments:
-    """Tile-packed float32 sums ``A`` and ``G`` and, where asked for, ``A_w`` and ``G_w``."""
+    """Tile-packed float32 sums ``A`` and ``G`` and, if ``weighted``, ``A_w`` and ``G_w``."""
 
     def __init__(self, *, weighted: bool) -> None:
-        """Begin without sums; each begins at zero when its target is first called."""
+        """Start empty; a sum is created when its target is first called."""
         self.weighted = weighted
         self.sums: dict[Key, Tensor] = {}
         self.record = ops.Record()
@@ -22,12 +25,15 @@ class Moments:
     def add(
         self, call: Call, gradients: Tensor, input_norms: Tensor, gradient_norms: Tensor
     ) -> None:
-        """Add a call's inputs and output gradients ``(rows, d_out)``; norms are squared, ``(rows,)``."""
+        """Add a call's inputs and output gradients ``(rows, d_out)``.
+
+        The norms ``(rows,)`` are squared, and 0 in rows that do not contribute.
+        """
         sides = (
             ("A", call.inputs, gradient_norms, call.leads),
             ("G", gradients, input_norms, True),
         )
-        for kind, rows, norms, leads in sides:  # a shared input's plain sum is the leader's
+        for kind, rows, norms, leads in sides:  # only the leader adds a shared input's plain sum
             rows = rows if rows.dtype in _ACCEPTED else rows.float()
             plain = [self._sum(Key(kind, call.name), rows)] if leads else []
             weighted = [self._sum(Key(f"{kind}_w", call.name), rows)] if self.weighted else []

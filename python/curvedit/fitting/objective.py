@@ -1,4 +1,7 @@
-"""The loss whose curvature is measured: the sum of cross-entropies over the positions that count."""
+"""From a model's output and a batch to the gradient of the loss whose curvature is measured.
+
+The loss is the sum of cross-entropies over the contributing positions.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +19,10 @@ LossFunction = Callable[[Any, Any], Tensor]  # (model output, labels) -> summed 
 
 @dataclass(frozen=True)
 class Objective:
-    """Summed loss, with labels from the data or drawn from the model's own distribution.
+    """A summed loss whose labels come from the data or are drawn from the model's distribution.
 
-    ``labels="sampled"`` gives the true Fisher information in expectation (one Monte-Carlo label
-    per loss term), ``"data"`` the empirical Fisher (Kunstner et al. 2019, arXiv:1905.12558).
+    ``labels="sampled"`` gives the true Fisher information in expectation (one Monte Carlo label per
+    loss term), ``"data"`` the empirical Fisher (Kunstner et al. 2019, arXiv:1905.12558).
     """
 
     labels: str  # "sampled" or "data"
@@ -29,21 +32,24 @@ class Objective:
     def differentiate(
         self, output: Any, batch: Batch, *, start: int = 0, stop: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """A tensor of a model output and the summed loss's gradient at it, to start a backward pass from.
+        """Return a tensor and the gradient of the summed loss with respect to it.
 
-        At logits ``z`` the gradient is ``softmax(z) - onehot(label)`` in rows that count and 0 in the
-        others, whatever stands there; it is written down rather than differentiated, so that neither
-        the loss nor its graph is ever stored. A custom loss is returned itself, with None.
+        A backward pass starts from the two. The tensor is the logits ``z``, and the gradient is
+        ``softmax(z) - onehot(label)`` in contributing rows and 0 in all others, even where their
+        logits are NaN. It is computed in closed form, so that neither the loss nor its graph is
+        stored. A custom loss is returned itself, with None as its gradient.
 
         Args:
-            output: The model's output for ``batch``; for a language model the logits may cover
-                positions ``start … stop - 1`` only.
-            batch: The rows the output belongs to.
+            output: The model's output for ``batch``. A language model's logits may cover only the
+                positions ``start … stop - 1``.
+            batch: The rows that the output belongs to.
             start: First position that the logits cover.
-            stop: One past the last; None for all.
+            stop: One past the last position; None for all.
 
         Raises:
-            ValueError: logits of another shape or not finite, or labels that are absent or no class.
+            TypeError: the output has no logits.
+            ValueError: the logits have the wrong shape or are not finite, or the labels are missing
+                or out of range.
         """
         if self.custom is not None:
             return self.custom(output, batch.labels), None
@@ -63,7 +69,8 @@ class Objective:
             probabilities[~contributing] = 0.0
         if not probabilities.sum(-1).isfinite().all():
             raise ValueError(
-                f"model: its logits are not finite in batch {batch.index}; check weights and inputs"
+                f"model: the logits are not finite in batch {batch.index}; "
+                "check the weights and the inputs"
             )
         labels = self._labels(probabilities, batch, start, stop)
         where = (
@@ -74,14 +81,14 @@ class Objective:
         labels = labels[where]
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[-1]:
             raise ValueError(
-                f"batches: expected labels from 0 to {logits.shape[-1] - 1}, got {int(labels.min())} to "
-                f"{int(labels.max())} in batch {batch.index}"
+                f"batches: expected labels from 0 to {logits.shape[-1] - 1}, "
+                f"got {int(labels.min())} to {int(labels.max())} in batch {batch.index}"
             )
         probabilities[(*where.nonzero(as_tuple=True), labels)] -= 1.0
         return logits, probabilities.to(logits.dtype)
 
     def _labels(self, probabilities: Tensor, batch: Batch, start: int, stop: int | None) -> Tensor:
-        """One label per row, of the rows' leading shape; any value where the row does not count."""
+        """Return one label per row, arbitrary in rows that do not contribute."""
         if self.labels == "sampled":
             samples, positions = (
                 batch.samples,

@@ -1,7 +1,8 @@
-"""What flows through the targets: their inputs ``a`` in the forward pass, and the gradients ``g`` that come back.
+"""From a model's passes to its targets' inputs ``a`` and output gradients ``g``.
 
-Hooks on the targets pair each call's inputs with its output gradients and hand both to an accumulator. Targets
-that are called with the very same tensor are found, since they share one factor of inputs.
+Hooks on the targets pair the inputs of each call with its output gradients and pass both to an
+accumulator. They also find targets that are called with the very same tensor, which share one
+input factor.
 """
 
 import math
@@ -22,50 +23,49 @@ class Call:
 
     name: str
     inputs: Tensor  # (rows, d_in)
-    leads: bool  # whether no target was called with this very input before
-    weight: (
-        Tensor | None
-    )  # (rows,) 1 where a row contributes and 0 elsewhere, float32; None if all do
-    contributing: int  # rows that do
-    sequences: int  # that the rows make up, one after the other; 0 where they come in parts
+    leads: bool  # whether this is the first target called with this very input
+    weight: Tensor | None  # (rows,) float32: 1 in contributing rows, else 0; None if all contribute
+    contributing: int  # number of contributing rows
+    sequences: int  # number of whole sequences that the rows form; 0 if they are parts of sequences
 
 
-# Takes a call, its output gradients (rows, d_out), and the squared norms of inputs and gradients (rows,), both 0
-# in rows that do not contribute.
+# Takes a call, its output gradients (rows, d_out), and the squared norms (rows,) of its inputs and
+# gradients, both 0 in rows that do not contribute.
 Sink = Callable[[Call, Tensor, Tensor, Tensor], None]
 
 
 class Observation:
-    """The targets' calls in one forward pass, each of which awaits its gradient."""
+    """The targets' calls in one forward pass, each waiting for its gradient."""
 
     def __init__(self, batch: Batch, start: int, stop: int | None) -> None:
-        """For a pass over positions ``start … stop - 1`` of the batch."""
+        """Observe a pass over positions ``start … stop - 1`` of the batch."""
         self.batch = batch
         self.positions = slice(start, stop)
-        self.leaves: list[Tensor] = []  # where the graph begins, apart from its given inputs
+        self.leaves: list[Tensor] = []  # leaves of the graph, besides the inputs given to it
         self.seen: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
         self.weights: dict[tuple[int, ...], tuple[Tensor | None, int]] = {}
         self.pending: list[str] = []
 
     def close(self) -> None:
-        """Let go of every tensor.
+        """Release every tensor.
 
         Raises:
-            RuntimeError: a target was called but no gradient came back to it.
+            RuntimeError: a target was called but received no gradient.
         """
         self.leaves.clear()
         self.seen.clear()
         if self.pending:
             raise RuntimeError(
-                f"targets: the loss does not depend on {self.pending[-1]!r} in batch {self.batch.index}; leave it out"
+                f"targets: the loss does not depend on {self.pending[-1]!r} "
+                f"in batch {self.batch.index}; leave it out"
             )
 
 
 class Observer:
-    """Hands every call of the targets, with its gradients, to a sink."""
+    """Passes every call of the targets, with its gradients, to a sink."""
 
     def __init__(self, targets: Mapping[str, nn.Module], sink: Sink, *, positions: str) -> None:
-        """Observe the given linear maps; ``positions`` is "all" or "first" (classifiers only)."""
+        """Prepare to observe these linear maps; ``positions`` is "all" or "first" (classifiers)."""
         self.targets = dict(targets)
         self.sink = sink
         self.positions = positions
@@ -76,7 +76,7 @@ class Observer:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hooks stand on the targets inside this block; they act only while observing."""
+        """Register hooks on the targets inside the block; they act only while observing."""
         handles = [
             module.register_forward_hook(self._hook(name), with_kwargs=True)
             for name, module in self.targets.items()
@@ -91,7 +91,11 @@ class Observer:
     def observing(
         self, batch: Batch, start: int = 0, stop: int | None = None
     ) -> Iterator[Observation]:
-        """Act on the targets' calls inside; close what this yields after the backward pass."""
+        """Record the targets' calls inside the block.
+
+        Yields:
+            The observation; close it after the backward pass.
+        """
         self._observation = Observation(batch, start, stop)
         try:
             yield self._observation
@@ -99,10 +103,10 @@ class Observer:
             self._observation = None
 
     def require_finite(self, batch: Batch) -> None:
-        """Raise if any activation or gradient since the last call was NaN or infinite.
+        """Refuse NaN and infinity in the activations and gradients since the last call.
 
         Raises:
-            ValueError: names the target and the batch.
+            ValueError: some value is not finite; the message names the target and the batch.
         """
         if not self._totals:
             return
@@ -110,8 +114,9 @@ class Observer:
         for (name, what, _), good in zip(self._totals, finite, strict=True):
             if not good:
                 raise ValueError(
-                    f"model: the {what} of {name!r} are not finite in batch {batch.index}; "
-                    "check the weights, the inputs and the dtype (float16 overflows where bfloat16 does not)"
+                    f"model: the {what} of {name!r} are not finite in batch {batch.index}; check "
+                    "the weights, the inputs and the dtype (float16 overflows where bfloat16 does "
+                    "not)"
                 )
         self._totals.clear()
 
@@ -155,31 +160,31 @@ class Observer:
             self.tokens[name] += contributing
             observation.pending.remove(name)
 
-        if (
-            not output.requires_grad
-        ):  # the graph begins here, at a number: what follows may write to the output
+        if not output.requires_grad:
+            # The graph starts here. Its leaf is an added scalar rather than the output itself,
+            # because later code may modify the output in place.
             leaf = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
             observation.leaves.append(leaf)
             output.add_(leaf)
         output.register_hook(backward)
 
     def _leader(self, observation: Observation, name: str, inputs: Tensor) -> str:
-        """The first target called with this very tensor in this pass."""
+        """Return the first target that was called with this very tensor in this pass."""
         key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs.dtype, inputs._version)
-        # the tensor is kept beside the name, so that its memory is not given to another meanwhile
+        # The tensor is kept with the name, so that its memory cannot be reused for another tensor.
         leader, _ = observation.seen.setdefault(key, (name, inputs))
         known = self.leaders.setdefault(name, leader)
         if known != leader:
             raise RuntimeError(
-                f"targets: {name!r} shared its input with {known!r} before and with {leader!r} in batch "
-                f"{observation.batch.index}; fit the two separately"
+                f"targets: {name!r} shared its input with {known!r} before and with {leader!r} "
+                f"in batch {observation.batch.index}; fit the two separately"
             )
         return leader
 
     def _row_weights(
         self, observation: Observation, name: str, shape: tuple[int, ...]
     ) -> tuple[Tensor | None, int]:
-        """0 or 1 per row of a tensor ``(*shape, d)``, None if all contribute; and how many do."""
+        """Return ``Call.weight`` and ``Call.contributing`` for a tensor ``(*shape, d)``."""
         batch = observation.batch
         contributing = (
             batch.mask
@@ -201,15 +206,15 @@ class Observer:
         ):
             expected = (size, "...") if contributing is None else tuple(contributing.shape)
             raise ValueError(
-                f"targets: {name!r} is fed a tensor of leading shape {shape}; expected {expected}, batch and "
-                "positions, to tell which rows count; leave this target out"
+                f"targets: {name!r}: expected inputs of leading shape {expected}, batch and "
+                f"positions, to tell which rows contribute, got {shape}; leave this target out"
             )
         number = int(contributing.sum())
         return (None if number == rows else contributing.reshape(-1).float()), number
 
 
 def _squared_norms(rows: Tensor, weight: Tensor | None) -> Tensor:
-    """``|row|^2`` in float32, 0 where the weight is 0, whatever stands there."""
+    """Return ``|row|^2`` in float32; 0 where the weight is 0, even if the row holds NaN."""
     norms = torch.linalg.vector_norm(
         rows, dim=-1, dtype=torch.promote_types(rows.dtype, torch.float32)
     )

@@ -1,4 +1,4 @@
-"""What a fit says of itself: model, data, coverage, backends, cost, and what a reader must know."""
+"""From a finished pass to its record: model, data, coverage, backends, cost and warnings."""
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from curvedit.models import identity_of, is_linear_map, weight_of
 def provenance_of(
     run: Run, batches: Iterable[Any], notes: list[str], meter: Meter
 ) -> dict[str, Any]:
-    """The manifest's record of a pass that is over."""
+    """Return the record of a finished pass, as it goes into the manifest."""
     return {
         "tool": f"curvedit {version('curvedit')}",
         "made_by": "fit",
@@ -35,30 +35,31 @@ def provenance_of(
 
 
 def notes_of(run: Run) -> list[str]:
-    """What the user should know: targets never called, and factors that cannot have full rank.
+    """Return warnings: targets that were never called, and factors that cannot have full rank.
 
     Raises:
-        ValueError: no target was called at all.
+        ValueError: no target was ever called.
     """
     modules, tokens = run.observer.targets, run.observer.tokens
     notes = []
     idle = [name for name in modules if not tokens[name]]
     if len(idle) == len(modules):
         raise ValueError(
-            f"targets: none of the {len(modules)} was called in {run.batches} batches, for example {idle[0]!r}; "
-            "the model does not use them on this data"
+            f"targets: none of the {len(modules)} was called in {run.batches} batches, for example "
+            f"{idle[0]!r}; the model does not use them on this data"
         )
     if idle:
         notes.append(
-            f"{len(idle)} of {len(modules)} targets were never called and have no factors: {', '.join(idle[:4])}"
+            f"{len(idle)} of {len(modules)} targets were never called and have no factors: "
+            f"{', '.join(idle[:4])}"
         )
     short = [name for name in modules if 0 < tokens[name] < max(weight_of(modules[name]).shape)]
     if short:
         name = short[0]
         notes.append(
-            f"{len(short)} of {len(modules)} targets saw fewer positions than they have dimensions, so their "
-            f"factors are rank-deficient: {name} of shape {tuple(weight_of(modules[name]).shape)} saw "
-            f"{tokens[name]}; fit on more data"
+            f"{len(short)} of {len(modules)} targets saw fewer positions than they have "
+            f"dimensions, so their factors are rank-deficient: {name} of shape "
+            f"{tuple(weight_of(modules[name]).shape)} saw {tokens[name]}; fit on more data"
         )
     return notes
 

@@ -1,4 +1,4 @@
-"""One pass over the data: every batch through the model, so that the observer hands what it sees to the accumulator."""
+"""One pass over the data: batches in; the accumulator's sums and the observer's counts out."""
 
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from curvedit.models import Stack, call, device_of, require_causal
 
 
 class Accumulator(Protocol):
-    """What a pass adds up."""
+    """The sums that a pass accumulates."""
 
     sums: dict[Key, Tensor]
     record: ops.Record
@@ -27,15 +27,18 @@ class Accumulator(Protocol):
     def add(
         self, call: Call, gradients: Tensor, input_norms: Tensor, gradient_norms: Tensor
     ) -> None:
-        """Take one call of a target and the gradients that came back to it."""
+        """Add one call of a target and its output gradients."""
 
 
 @dataclass
 class Run:
-    """A pass and how far it has come: with the accumulator's sums and the observer's counts, all of its state."""
+    """A pass and its progress.
+
+    With the accumulator's sums and the observer's counts, this is the pass's whole state.
+    """
 
     model: nn.Module  # frozen; the observer is attached to it
-    stack: Stack | None  # the model's blocks; None for the whole model at once
+    stack: Stack | None  # the model's blocks; None to run the whole model at once
     objective: Objective
     observer: Observer
     accumulator: Accumulator
@@ -48,10 +51,13 @@ class Run:
     backward: str = "whole model: it has no list of blocks"
 
     def over(self, batches: Iterable[Any], task: str | None, *, progress: bool, what: str) -> None:
-        """Take every batch.
+        """Process every batch.
 
         Raises:
-            ValueError: there is no batch.
+            TypeError: a batch is of an unknown kind.
+            ValueError: there is no batch, or a batch, the model's outputs or its gradients are not
+                valid.
+            RuntimeError: the loss does not depend on a target.
         """
         device = device_of(self.model)
         total = getattr(batches, "tokens", None)
@@ -81,7 +87,8 @@ class Run:
         self.task = batch.task
         if batch.task == "custom" and self.objective.custom is None:
             raise ValueError(
-                "loss: expected a loss function for these labels, (output, labels) -> summed loss, got none"
+                "loss: expected a function (output, labels) -> summed loss for these labels, "
+                "got none"
             )
         if batch.task == "language" and isinstance(batch.inputs, Mapping):
             require_causal(self.model, batch.inputs["input_ids"])

@@ -1,21 +1,21 @@
-"""Random numbers keyed by (seed, sample, position), and labels drawn with them.
+"""From a key (seed, sample, position) to a random number, and from probabilities to a label.
 
-A draw depends on its key alone: not on batching, order, device or resume. The generator is
-SplitMix64 (Steele, Lea, Flood 2014) applied to the key's words in turn, in int64 arithmetic that
-wraps the same way on every device.
+A draw depends on its key alone, not on batching, order, device or resuming. The generator is
+SplitMix64 (Steele, Lea, Flood 2014) applied to the words of the key in turn, in int64 arithmetic,
+which wraps in the same way on every device.
 """
 
 import torch
 from torch import Tensor
 
 _GAMMA = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit number
-_GROUP = 256  # classes; a whole vocabulary has about as many groups
+_GROUP = 256  # classes per group; a whole vocabulary has about as many groups
 _MIX_1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
 _MIX_2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift; torch's own keeps the sign."""
+    """Shift right logically; torch's operator is arithmetic and keeps the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -31,7 +31,7 @@ def uniform(
     sample: Tensor,  # int64, any shape
     position: Tensor,  # int64, broadcasts with sample
 ) -> Tensor:
-    """One number in [0, 1) per (seed, sample, position), float64, of the broadcast shape."""
+    """Return one number in [0, 1) per (seed, sample, position): float64, of the broadcast shape."""
     state = _mix(torch.full((), seed, dtype=torch.int64, device=sample.device))
     state = _mix(_mix(state ^ sample) ^ position)
     return _shift(state, 11).double() * 2.0**-53
@@ -41,10 +41,10 @@ def sample_labels(
     probabilities: Tensor,  # (…, classes), not negative; rows need not sum to 1
     draws: Tensor,  # (…) in [0, 1), float64
 ) -> Tensor:
-    """One label per row, by inversion of the row's cumulative distribution in float64: (…).
+    """Return one label per row (…), by inverting the row's cumulative distribution in float64.
 
-    The distribution is inverted in two steps, over groups of classes and then within one group, so
-    that only group sums are stored in float64.
+    This takes two steps, first over groups of classes and then within one group, so that only the
+    groups' sums are stored in float64.
     """
     classes = probabilities.shape[-1]
     whole = classes - classes % _GROUP
@@ -68,7 +68,10 @@ def sample_labels(
 
 
 def _invert(cumulative: Tensor, wanted: Tensor) -> Tensor:
-    """Index of the first entry of each row above the wanted value, never one of probability 0 unless all are."""
+    """Return the index of each row's first entry above the wanted value.
+
+    The entry never has probability 0, unless the whole row has.
+    """
     end = cumulative[..., -1:]
     wanted = wanted.minimum(end.nextafter(torch.zeros_like(end)))
     return torch.searchsorted(cumulative, wanted, right=True).clamp_(max=cumulative.shape[-1] - 1)

@@ -1,8 +1,8 @@
-"""The second pass of EK-FAC: the curvature of each component itself, in the bases of the first.
+"""The second pass of EK-FAC: Factors and the same data in, corrected eigenvalues out.
 
-K-FAC's eigenvalue for component ``(i, j)`` is the product ``lambda_i mu_j``. Here it is measured:
-``S = E[(U_G^T D U_A)^2]``, elementwise, for the gradient ``D`` of a sequence or of a position
-(George et al. 2018, arXiv:1806.03884). Gradients are never stored.
+K-FAC's eigenvalue for component ``(i, j)`` is the product ``lambda_i mu_j``. Here it is measured
+in the bases of the first pass: ``S = E[(U_G^T D U_A)^2]``, elementwise, where ``D`` is the gradient
+of a sequence or of a position (George et al. 2018, arXiv:1806.03884). Gradients are never stored.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ def correct(
     """Measure the factors' eigenvalues in a pass like the first, and add them to the factors.
 
     Raises:
-        ValueError: the data changed since the first pass, or sequences came in parts.
+        ValueError: the data changed since the first pass, or a sequence was split into parts.
     """
     device = device_of(first.model)
     factors.decompose([(kind, name) for name in factors for kind in ("G", "A")], progress=progress)
@@ -54,14 +54,14 @@ def correct(
         run.over(batches, first.task, progress=progress, what="correct")
     if (run.samples, run.positions) != (first.samples, first.positions):
         raise ValueError(
-            f"batches: expected the same data in the second pass, {first.samples} samples with {first.positions} "
-            f"positions, got {run.samples} with {run.positions}"
+            f"batches: expected the same data in the second pass, {first.samples} samples with "
+            f"{first.positions} positions, got {run.samples} with {run.positions}"
         )
     factors.add_corrections(accumulator.sums, per=per, seconds=round(meter.seconds, 3))
 
 
 class EigenvalueSums:
-    """Sums ``S`` (d_out, d_in) of squared gradients in given bases, over sequences or over positions."""
+    """Sums ``S`` (d_out, d_in) of squared gradients in given bases, per sequence or position."""
 
     def __init__(
         self,
@@ -70,21 +70,21 @@ class EigenvalueSums:
         per: str,
         positions: str,
     ) -> None:
-        """Begin without sums."""
+        """Start empty; a sum is created when its target is first called."""
         self.bases, self.per, self.positions = dict(bases), per, positions
         self.sums: dict[Key, Tensor] = {}
         self.record = ops.Record()
 
     def add(self, call: Call, gradients: Tensor, *_: Tensor) -> None:
-        """Rotate, sum over each sequence, square, add.
+        """Rotate gradients into the bases, sum over each sequence, square, and add to ``S``.
 
         Raises:
-            ValueError: sequences came in parts.
+            ValueError: a sequence was split into parts.
         """
         if self.per == "sequence" and not call.sequences:
             raise ValueError(
-                f"logits_bytes: the sequences of {call.name!r} came in parts; expected room for the logits of one "
-                "sequence at least, or corrected='position'"
+                "logits_bytes: expected room for the logits of at least one whole sequence, or "
+                f"corrected='position', got sequences of {call.name!r} that are split into parts"
             )
         u_out, u_in = self.bases[call.name]
         g, a = (
@@ -104,9 +104,10 @@ class EigenvalueSums:
         self.record.used(implementation)
 
     def _counted(self, rows: Tensor, weight: Tensor | None) -> Tensor:
-        """The rows in float32, with zeros in those that do not contribute, whatever stands there.
+        """Return the rows in float32, with those that do not contribute set to zero.
 
-        A sequence's gradient takes every row that later losses reach; padding, where they do not, may be NaN.
+        The gradient of a sequence takes every row that a later loss reaches; the others, padding,
+        may hold NaN.
         """
         rows = rows.float()
         if weight is None:

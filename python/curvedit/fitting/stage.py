@@ -1,4 +1,4 @@
-"""Stage 1, fit: a model and batches of data become Factors."""
+"""Stage 1, fit: a model and batches of data in, Factors out."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -43,59 +43,58 @@ def fit(
     logits_bytes: int | None = None,
     progress: bool = True,
 ) -> Factors:
-    """Kronecker factors of the Fisher information of a model's linear maps, in one pass over the data.
+    """Fit Kronecker factors of the Fisher information of a model's linear maps.
 
-    For a target ``y = W a`` and ``g = dL/dy``: ``A = E[a a^T]`` and ``G = E[g g^T]``, uncentred, over
-    the positions that count, with ``L`` the **sum** of the loss over them. A model with a list of
-    blocks is run block by block, so that the graph of one block at most is in memory, and no
-    further down than the lowest target. The model itself is not changed.
+    For each target ``y = W a`` with ``g = dL/dy``, one pass over the data accumulates the uncentred
+    second moments ``A = E[a a^T]`` and ``G = E[g g^T]`` over the contributing positions; ``L`` is
+    the **sum** of the loss over them. A model with a list of blocks is run block by block down to
+    the lowest target, with the graph of one block at a time in memory. The model is unchanged.
 
     Shapes: ``A (d_in, d_in)``, ``G (d_out, d_out)``, accumulated in float32.
 
-    Units: ``G`` has those of (loss / output)^2, for a summed loss; it does not depend on batch size.
+    Units: ``G`` is in (loss / output)^2, for a summed loss; it does not depend on batch size.
 
     Args:
-        model: Any module; a Hugging Face decoder or classifier works as it is.
+        model: Any module; Hugging Face decoders and classifiers work as they are.
         batches: Token ids ``(B, T)``, mappings of model inputs (``input_ids``, ``attention_mask``,
             ``labels``, ``pixel_values``, …; ``sample_index`` keys the label draws), or pairs
-            ``(inputs, labels)``. For a language model a position counts when its next token exists,
-            is not padding and is not labelled -100.
-        targets: Name patterns of linear maps: ``*`` matches anything, ``{gate,up}`` lists, ``{3..5}`` counts.
-        labels: "sampled" draws one label per loss term from the model (true Fisher), keyed by (seed,
-            sample, position); "data" takes the data's own (empirical Fisher).
-        seed: Of the label draws.
+            ``(inputs, labels)``. In a language model a position contributes if its next token
+            exists, is not padding and is not labelled -100.
+        targets: Name patterns: ``*`` matches anything, ``{gate,up}`` lists, ``{3..5}`` counts.
+        labels: "sampled" draws one label per loss term from the model (true Fisher), keyed by
+            (seed, sample, position); "data" uses the labels in the data (empirical Fisher).
+        seed: Seeds the label draws.
         weighted: Also accumulate ``A_w = E[|g|^2 a a^T]`` and ``G_w = E[|a|^2 g g^T]``.
-        corrected: "sequence" or "position" measures, in a second pass, the squared gradients of the
-            components themselves, for ``rank(criterion="ekfac")``: of each sequence, whose mean over
-            sampled labels is the Fisher's own diagonal, or of single positions, as if those were
-            independent, which is what the factors assume. Per position that counts, either way.
-        task: "language", "classification" or "custom"; None tells it from the first batch.
-        loss: For "custom": takes (model output, labels), returns the summed loss.
-        positions: Of a classifier: "all" that are not padding, or the "first" (CLS) only, as the
-            paper does for ViT.
-        inputs_on: Where block inputs wait for the backward pass; None leaves them on the model's device.
-        logits_bytes: Bound on the memory of logits and what the loss makes of them; None takes 96 MiB
-            on a CPU and 256 MiB elsewhere.
+        corrected: Measure the components' own squared gradients, for ``rank(criterion="ekfac")``,
+            in a second pass: of each "sequence", whose mean over sampled labels is the diagonal of
+            the Fisher, or of each "position", as if positions were independent, which is what the
+            factors assume. Either way the result is per contributing position.
+        task: "language", "classification" or "custom"; None infers it from the first batch.
+        loss: For "custom": maps (model output, labels) to the summed loss.
+        positions: For classifiers: "all" but padding, or the "first" (CLS), as the paper for ViT.
+        inputs_on: Device that keeps block inputs until the backward pass; None: the model's own.
+        logits_bytes: Bound on the memory of logits and what the loss makes of them; None means
+            96 MiB on a CPU and 256 MiB elsewhere.
         progress: Show a progress bar with positions/s, time left and peak memory.
 
     Returns:
-        The factors, with ``provenance`` on labels, data, coverage, seconds and peak memory.
+        The factors; ``provenance`` records labels, data, coverage, seconds and peak memory.
 
     Raises:
-        TypeError: a batch of an unknown kind.
-        ValueError: a pattern matches nothing, the data is empty, a batch has no position that
-            counts, weights, activations or gradients are not finite, or the model is not causal;
-            or, for ``corrected``, batches cannot be gone through twice or change in between.
+        TypeError: a batch is of an unknown kind.
+        ValueError: a pattern matches nothing, the data is empty, a batch has no contributing
+            position, weights, activations or gradients are not finite, or the model is not causal;
+            or, with ``corrected``, ``batches`` is not re-iterable or changes between passes.
         RuntimeError: the loss does not depend on a target.
 
     Source:
-        Martens & Grosse 2015, arXiv:1503.05671, section 3; Merullo et al., arXiv:2510.24256, section 3.2;
-        George et al. 2018, arXiv:1806.03884, section 3, for ``corrected``.
+        Martens & Grosse 2015, arXiv:1503.05671, section 3; Merullo et al., arXiv:2510.24256,
+        section 3.2; for ``corrected``, George et al. 2018, arXiv:1806.03884, section 3.
 
     Example:
         >>> import torch
-        >>> _ = torch.manual_seed(0)
-        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+        >>> from torch.nn import Linear, Sequential, Tanh
+        >>> model = Sequential(Linear(3, 4), Tanh(), Linear(4, 2))
         >>> data = [(torch.randn(8, 3), torch.randint(2, (8,)))]
         >>> fit(model, data, targets="*", progress=False)["2"].G.shape
         torch.Size([2, 2])
@@ -108,20 +107,21 @@ def fit(
         require_choice("corrected", corrected, PER)
         if iter(batches) is batches:
             raise ValueError(
-                "batches: expected what can be gone through twice, such as a list, for corrected eigenvalues, "
+                "batches: expected a re-iterable, such as a list, for corrected eigenvalues, "
                 f"got {type(batches).__name__}"
             )
     if loss is not None:
         if labels == "sampled":
             raise ValueError(
-                "labels: expected 'data' with a custom loss, which has no distribution to sample from"
+                "labels: expected 'data' with a custom loss, which defines no distribution to "
+                "sample from, got 'sampled'"
             )
         task = "custom"
     modules = find_targets(model, targets)
     for name, module in modules.items():
         if not is_finite(weight_of(module)):
             raise ValueError(
-                f"model: the weight of {name!r} is not finite; load a sound checkpoint"
+                f"model: the weight of {name!r} is not finite; load an intact checkpoint"
             )
     device = device_of(model)
     where = None if inputs_on is None else torch.device(inputs_on)

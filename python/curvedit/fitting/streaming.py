@@ -1,8 +1,12 @@
-"""Backward through a stack of blocks that holds one block's graph at a time.
+"""Streamed backward pass: a batch in, the observer's calls and gradients out, block by block.
 
-Forward, keeping each block's input, and of the last block the graph; then the part after the last block (norm,
-head, loss) alone and in pieces, so that the logits of all positions never exist together; then
-the blocks in reverse, each of the others run again with a graph. Stops at the lowest block with a target.
+Only one block's graph is in memory at a time:
+
+1. Run forward, keeping the input of each block, and the graph of the last one.
+2. Run what follows the last block (norm, head, loss) in pieces, so that the logits of all positions
+   never exist at once.
+3. Go through the blocks in reverse, running each of the others again with a graph, down to the
+   lowest block that contains a target.
 """
 
 from contextlib import ExitStack
@@ -20,26 +24,26 @@ from curvedit.models import Stack, bypassed, call, hidden_of, pieces
 
 
 class NotStreamableError(Exception):
-    """The model does not pass one tensor from block to block; the message says where."""
+    """The model does not pass a single tensor from block to block; the message says where."""
 
 
-class _Stop(Exception):  # noqa: N818 - not an error: ends a forward pass after the last block
+class _Stop(Exception):  # noqa: N818 - not an error: ends the forward pass after the last block
     pass
 
 
 @dataclass
 class _BlockRun:
-    """What one block was called with; of the last block, what it gave."""
+    """The arguments that one block was called with; for the last block also its output."""
 
     args: tuple[Any, ...]  # without the hidden state
-    kwargs: dict[str, Any]
-    positional: bool  # whether the hidden state comes first among args, or by name
+    kwargs: dict[str, Any]  # likewise
+    positional: bool  # whether the hidden state was the first positional argument or a keyword
     hidden: Tensor  # the block's input
     output: Tensor | None = None  # with its graph
     observation: Observation | None = None
 
     def arguments(self, hidden: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call's arguments with another hidden state."""
+        """Return the call's arguments with another hidden state."""
         if self.positional:
             return (hidden, *self.args), self.kwargs
         return self.args, {**self.kwargs, "hidden_states": hidden}
@@ -55,19 +59,20 @@ def streamed_backward(
     inputs_on: torch.device | None,
     logits_bytes: int,
 ) -> None:
-    """Let the observer see one batch's activations and gradients, one block's graph at a time.
+    """Show the observer one batch's activations and gradients, one block's graph at a time.
 
     Args:
-        model: In evaluation mode, parameters without gradients.
-        stack: Its blocks.
+        model: In evaluation mode, with parameters that require no gradient.
+        stack: The model's blocks.
         batch: On the model's device.
         objective: The loss.
         observer: Attached to the targets.
-        inputs_on: Where block inputs wait; None leaves them where they are.
+        inputs_on: The device that keeps block inputs until the backward pass; None leaves them
+            where they are.
         logits_bytes: Bound on the memory of logits and what the loss makes of them.
 
     Raises:
-        NotStreamableError: the stack does not pass one tensor along; nothing was accumulated.
+        NotStreamableError: the blocks do not pass a single tensor along; nothing was accumulated.
     """
     runs, last = _run_blocks(model, stack, batch, observer, inputs_on)
     top = hidden_of(last).detach()
@@ -96,7 +101,7 @@ def streamed_backward(
 def _run_blocks(
     model: nn.Module, stack: Stack, batch: Batch, observer: Observer, inputs_on: torch.device | None
 ) -> tuple[list[_BlockRun], Any]:
-    """Forward: the runs of the blocks from the lowest on, and the last block's output."""
+    """Run forward; return the calls of the blocks from the lowest up, and the last one's output."""
     forward = _Forward(stack, batch, observer, inputs_on)
     with torch.no_grad(), forward.building, ExitStack() as hooks:
         for number, block in enumerate(stack.blocks):
@@ -115,7 +120,7 @@ def _run_blocks(
 
 
 class _Forward:
-    """Hooks that keep what each block is called with, and the graph of the last one."""
+    """Hooks that keep each block's arguments, and build the last block's graph."""
 
     def __init__(
         self, stack: Stack, batch: Batch, observer: Observer, inputs_on: torch.device | None
@@ -132,12 +137,12 @@ class _Forward:
         hidden = args[0] if args else kwargs.get("hidden_states")
         name = self.stack.name
         if not isinstance(hidden, Tensor):
-            raise NotStreamableError(f"block {number} of {name} is not called with a tensor first")
+            raise NotStreamableError(f"block {number} of {name} is not called with a hidden state")
         if number != len(self.outputs):
             raise NotStreamableError(f"the blocks of {name} are not called once each, in order")
         if number and not _same(hidden, hidden_of(self.outputs[number - 1])):
             raise NotStreamableError(
-                f"the output of block {number - 1} of {name} is changed before the next"
+                f"the output of block {number - 1} of {name} is changed before the next block"
             )
         if number:
             self.outputs[number - 1] = None
@@ -146,7 +151,7 @@ class _Forward:
         rest = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
         run = _BlockRun(args[1:], rest, bool(args), hidden)
         self.runs.append(run)
-        if number == self.final:  # its turn comes next: its graph can stay
+        if number == self.final:  # the backward pass starts with it, so its graph can be kept
             run.hidden = hidden.detach().requires_grad_(number > self.stack.lowest)
             self.building.enter_context(torch.enable_grad())
             run.observation = self.building.enter_context(self.observer.observing(self.batch))
@@ -186,7 +191,7 @@ def _run_tail(
     top: Tensor,  # (B, …, d): the last block's output
     logits_bytes: int,
 ) -> Tensor | None:
-    """Norm, head and loss in pieces.
+    """Run norm, head and loss in pieces, forward and backward.
 
     Returns the gradient at the last block's output, or None if no block needs it.
     """
@@ -210,7 +215,7 @@ def _run_tail(
             end, at_end = objective.differentiate(output, part, start=left, stop=right)
             del output
         sources = ([rows] if wanted else []) + observation.leaves
-        if end.requires_grad:  # a custom loss does not where nothing in the piece counts
+        if end.requires_grad:  # a custom loss may not, if no position in the piece contributes
             gradients = torch.autograd.grad(end, sources, at_end, allow_unused=True)
             if gradient is not None and gradients[0] is not None:
                 gradient[start:stop] += gradients[0]
@@ -220,5 +225,5 @@ def _run_tail(
 
 def _same(first: Tensor, second: Tensor) -> bool:
     if first.device != second.device:
-        return first.shape == second.shape  # moved between devices on the way
+        return first.shape == second.shape  # the model moved it between devices
     return first.data_ptr() == second.data_ptr() and first.shape == second.shape
