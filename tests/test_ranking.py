@@ -137,7 +137,7 @@ def test_refuses_a_share_outside_its_range(bad):
         ({"criterion": "curved"}, "criterion: expected one of"),
         ({"scope": "layer"}, "scope: expected one of"),
         ({"scope": "model", "criterion": "random"}, "scope: expected 'target'"),
-        ({"criterion": "svd"}, "pass the factors' model"),
+        ({"criterion": "svd"}, "expected the model the factors were fitted on"),
         ({"targets": "nothing"}, "matches no linear map"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Stage 2, rank: Factors become a Selection of the components to keep."""
+"""Stage 2, rank: Factors in, a Selection of the components to keep out."""
 
 from curvedit.ranking.criteria import CRITERIA
 from curvedit.ranking.stage import SCOPES, rank

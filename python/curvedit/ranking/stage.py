@@ -1,4 +1,4 @@
-"""Stage 2, rank: Factors become a Selection of the components to keep."""
+"""Stage 2, rank: Factors in, a Selection of the components to keep out."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -26,42 +26,42 @@ def rank(
     seed: int = 0,
     progress: bool = True,
 ) -> Selection:
-    """Choose the sharpest weight components, up to a share of the curvature.
+    """Select the weight components of highest curvature, up to a share of the total.
 
     Component ``(i, j)`` of ``W`` is its coefficient on output eigenvector ``i`` and input
-    eigenvector ``j``; its curvature is ``lambda_i mu_j``. Kept is the smallest set, in descending
-    curvature, whose mass reaches ``keep_mass`` of the total; ties go row by row.
+    eigenvector ``j``; its curvature is ``lambda_i mu_j``. The smallest set of components, in
+    descending curvature, whose mass reaches ``keep_mass`` of the total is kept. Ties are resolved
+    row by row.
 
-    Shapes: a selection's ``limits`` (d_out,); no (d_out, d_in) array is formed for the curvature
-    criteria.
+    Shapes: a target's ``limits`` (d_out,). The curvature criteria form no (d_out, d_in) array.
 
-    Units: ``keep_mass`` has none; rescaling a factor changes nothing within one target. Across
-    targets (``scope="model"``) curvatures compare because the loss is a sum.
+    Units: ``keep_mass`` is dimensionless; rescaling a factor changes nothing within one target.
+    Across targets (``scope="model"``) curvatures are comparable because the loss is a sum.
 
     Args:
         factors: What ``fit`` returned.
-        keep_mass: Share of the total score to keep, in (0, 1]; 1 keeps every weight as it is.
-        criterion: "curvature" (the paper); "weighted" (basis and eigenvalues of the norm-weighted
+        keep_mass: Share of the total score to keep, in (0, 1]; 1 leaves every weight unchanged.
+        criterion: "curvature" (the paper); "weighted" (bases and eigenvalues of the norm-weighted
             factors); "ekfac" (the components' own curvature, measured in the curvature basis by
-            ``fit(corrected=…)``; any set of components, not a staircase); or the controls "svd"
-            (score: squared singular value; needs ``model``) and "random" (equal scores in random
-            order, in the curvature basis).
-        scope: "target" applies the share to each weight matrix; "model" puts one threshold over all.
-        targets: Patterns that choose among the fitted targets; None takes all.
+            ``fit(corrected=…)``; keeps any set of components, not a staircase); or a control: "svd"
+            (scores are squared singular values; needs ``model``) or "random" (equal scores in
+            random order, in the curvature basis).
+        scope: "target" applies the share to each weight; "model" uses one threshold for all.
+        targets: Patterns that select among the fitted targets; None selects all.
         model: The model the factors were fitted on; only "svd" reads it.
-        seed: Of "random".
+        seed: Seeds "random".
         progress: Show a progress bar while factors are decomposed.
 
     Returns:
-        The selection; each target's ``mass`` is the share of its own total in fact kept.
+        The selection; each target's ``mass`` is the share of its own total that is actually kept.
 
     Raises:
         ValueError: an argument is out of range, a pattern matches nothing, a target has no
-            curvature at all, or "model" scope is asked of a control.
-        KeyError: the factors the criterion needs were not fitted.
+            curvature, or "model" scope is requested for a control.
+        KeyError: the factors that the criterion needs were not fitted.
 
     Source:
-        Merullo et al., arXiv:2510.24256, section 5; George et al. 2018, arXiv:1806.03884, for "ekfac".
+        Merullo et al., arXiv:2510.24256, section 5; "ekfac": George et al. 2018, arXiv:1806.03884.
     """
     share = require_share("keep_mass", keep_mass)
     chosen = CRITERIA[require_choice("criterion", criterion, tuple(CRITERIA))]
@@ -100,7 +100,7 @@ def rank(
 def _requests(
     factors: Factors, names: Sequence[str], criterion: Criterion, model: nn.Module | None, seed: int
 ) -> list[Request]:
-    """One for each target, with its weight where the criterion reads it."""
+    """Return one request per target, with its weight if the criterion reads it."""
     weights = {}
     if criterion.reads_weights and model is not None:
         factors.require_model(model)

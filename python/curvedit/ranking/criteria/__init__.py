@@ -1,4 +1,7 @@
-"""The criteria: one file for each, or for each family. A new one is a file here and a row below."""
+"""The criteria: from a target's factors to its components' scores. One file per family.
+
+To add a criterion, add a file here and an entry to ``CRITERIA``.
+"""
 
 from curvedit.ranking.criteria.controls import RANDOM, SVD
 from curvedit.ranking.criteria.criterion import Criterion, Request

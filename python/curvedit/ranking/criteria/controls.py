@@ -1,4 +1,4 @@
-"""Controls, which do not look at curvature: the weight's singular values, and chance."""
+"""Controls, whose scores ignore curvature: the weight's singular values, and chance."""
 
 import numpy as np
 import torch
@@ -10,19 +10,20 @@ from curvedit.ranking.thresholds import Kept, packed
 
 
 class _SingularScores:
-    """Squared singular values: the leading ones are kept, a square of components in the weight's singular basis."""
+    """Squared singular values; the leading ones span a square in the weight's singular basis."""
 
     def __init__(self, name: str, weight: Tensor | None) -> None:
         if weight is None:
             raise ValueError(
-                "model: the criterion 'svd' reads the weights; pass the factors' model"
+                "model: expected the model the factors were fitted on, whose weights the criterion "
+                "'svd' reads, got None"
             )
         require_finite(f"model: the weight of {name!r}", weight)
         self.shape = tuple(weight.shape)
         self.values = torch.linalg.svdvals(weight.double()).square().cpu()
 
     def keep(self, share: float) -> Kept:
-        """The leading values that hold the share."""
+        """Keep the leading values whose mass reaches the share."""
         cumulative = self.values.cumsum(0)
         number = min(
             int(torch.searchsorted(cumulative, share * cumulative[-1])) + 1, len(self.values)
@@ -35,13 +36,13 @@ class _SingularScores:
 
 
 class _EqualScores:
-    """Equal scores in random order: a share of all components."""
+    """Equal scores in random order."""
 
     def __init__(self, shape: tuple[int, int], key: list[int]) -> None:
         self.shape, self.key = shape, key
 
     def keep(self, share: float) -> Kept:
-        """As many components as make the share."""
+        """Keep that share of the components, rounded up."""
         total = self.shape[0] * self.shape[1]
         number = int(np.ceil(share * total))
         flags = np.zeros(total, dtype=bool)

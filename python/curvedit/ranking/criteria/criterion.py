@@ -1,4 +1,4 @@
-"""What a criterion is: a name, the bases it selects in, and the scores of a target's components."""
+"""The type of a criterion: a request for one target in, the scores of its components out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from curvedit.selection import Kinds
 
 @dataclass(frozen=True)
 class Request:
-    """One target to be ranked."""
+    """A request to rank one target."""
 
     factors: Factors
     name: str
-    number: int  # its place among the targets
+    number: int  # its index among the targets
     weight: Tensor | None  # (d_out, d_in), for criteria that read it
     seed: int
 
     @property
     def shape(self) -> tuple[int, int]:
-        """``(d_out, d_in)``."""
+        """The weight's shape ``(d_out, d_in)``."""
         return self.factors.targets[self.name].shape
 
 
@@ -31,18 +31,16 @@ class Criterion:
     """A way to score weight components."""
 
     name: str
-    kinds: (
-        Kinds | None
-    )  # of the factors whose bases it selects in; None for the weight's singular vectors
+    kinds: Kinds | None  # factors whose bases it selects in; None: the weight's singular vectors
     scores: Callable[[Request], Scores]
-    spans_targets: bool = True  # whether scores of several targets are ComparableScores
+    spans_targets: bool = True  # whether it yields ComparableScores
     reads_weights: bool = False
     is_random: bool = False
 
 
 def no_curvature(name: str) -> ValueError:
-    """The error for a target whose scores are all zero."""
+    """Return the error for a target whose scores are all zero."""
     return ValueError(
-        f"factors: {name!r} has no curvature at all (an all-zero factor); the loss does not depend on it. "
-        "Leave it out with targets="
+        f"factors: {name!r} has no curvature: all its scores are zero, so the loss does not depend "
+        "on it; leave it out with targets="
     )

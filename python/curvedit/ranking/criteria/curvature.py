@@ -1,4 +1,6 @@
-"""Curvature ``lambda_i mu_j``, by the plain factors (the paper) or by the norm-weighted ones.
+"""Criteria ``curvature`` and ``weighted``: scores ``lambda_i mu_j``, from spectra of the factors.
+
+``curvature`` (the paper) uses the plain factors, ``weighted`` the norm-weighted ones.
 
 Source: Merullo et al., arXiv:2510.24256, section 5.
 """

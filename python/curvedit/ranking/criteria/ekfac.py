@@ -1,4 +1,4 @@
-"""The components' own curvature, measured in the curvature basis by a second pass of the fit.
+"""Criterion ``ekfac``: the components' own curvature, as the fit's second pass measured it.
 
 Source: George et al. 2018, arXiv:1806.03884.
 """
