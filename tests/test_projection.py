@@ -211,7 +211,7 @@ def test_refuses_the_basis_of_another_factor():
     values = selection[names[1]].values_out
     mixed = {names[0]: dataclasses.replace(selection[names[0]], values_out=values)}
     with pytest.raises(
-        ValueError, match=r"up_proj: its output basis is not the one it was made from"
+        ValueError, match=r"up_proj: the output basis is not the one it was made from"
     ):
         curvedit.project(model, dataclasses.replace(selection, targets=mixed))
 

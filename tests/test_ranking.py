@@ -156,7 +156,7 @@ def test_a_selection_is_a_value(tmp_path):
     model = models.build("llama")
     factors = curvedit.fit(model, models.ragged_batches("llama"), targets="*.mlp.*", progress=False)
     selection = curvedit.rank(factors, keep_mass=0.6, progress=False)
-    with pytest.raises(ValueError, match="factors: expected saved ones"):
+    with pytest.raises(ValueError, match="factors: expected saved factors"):
         selection.save(tmp_path / "selection")
     factors.save(tmp_path / "factors")
     selection.save(tmp_path / "selection")  # gate and up share the spectrum of their input

@@ -1,4 +1,4 @@
-"""The value between rank and project: which components are kept, its directory, and its summary."""
+"""The value that ``rank`` returns and ``project`` takes: which components are kept."""
 
 from curvedit.selection.summary import Edited, TargetSummary, summarise_selection
 from curvedit.selection.value import (

@@ -1,8 +1,8 @@
-"""The files of a selection directory, and where the bases it refers to lie.
+"""Selection directories: a selection written to disk and read back.
 
 ``selection.json`` holds the recipe and one entry per target, ``selection.safetensors`` the limits
-or masks and the spectra. Bases stay in the factor directory, which is named by path and by the
-SHA-256 of its manifest.
+or masks and the spectra. The bases stay in the factor directory, which is identified by its path
+and by the SHA-256 of its manifest.
 """
 
 import json
@@ -25,10 +25,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class StoredSelection:
-    """What a directory holds."""
+    """The content of a selection directory."""
 
     recipe: Mapping[str, Any]
-    targets: Mapping[str, Mapping[str, Any]]  # name to entry
+    targets: Mapping[str, Mapping[str, Any]]  # entries by target name
     tensors: Mapping[str, Tensor]  # "<part>/<name>"
     factors: Factors
 
@@ -38,12 +38,13 @@ def write_directory(directory: Path, stored: StoredSelection) -> None:
 
     Raises:
         ValueError: the factors were never saved.
-        FileExistsError: the directory has content.
-        OSError: it cannot be written; nothing is left under its name.
+        FileExistsError: the directory is not empty.
+        OSError: it cannot be written; nothing is left behind.
     """
     if stored.factors.directory is None:
         raise ValueError(
-            "factors: expected saved ones, whose directory holds the bases; call factors.save first"
+            "factors: expected saved factors, whose directory holds the bases; "
+            "call factors.save first"
         )
     content = {
         "format": FORMAT,
@@ -55,17 +56,17 @@ def write_directory(directory: Path, stored: StoredSelection) -> None:
         "targets": stored.targets,
     }
     with new_directory("directory", directory) as part:
-        # targets that share an input share its spectrum, and safetensors takes no tensor twice
+        # Targets that share an input share its spectrum, but safetensors refuses shared memory.
         tensors = {key: value.cpu().clone() for key, value in stored.tensors.items()}
         save_file(tensors, part / "selection.safetensors")
         (part / "selection.json").write_text(json.dumps(content, indent=2))
 
 
 def read_directory(directory: Path) -> StoredSelection:
-    """What a selection directory holds.
+    """Read a selection directory.
 
     Raises:
-        FileNotFoundError: it is no selection, or the factor directory is gone.
+        FileNotFoundError: it is not a selection directory, or the factor directory is missing.
         ValueError: it is damaged, or the factor directory is not the one it was made from.
     """
     path = directory / "selection.json"
@@ -82,16 +83,17 @@ def read_directory(directory: Path) -> StoredSelection:
         factors = Factors.load(directory / content["factors"]["path"])
         if factors.identity != content["factors"]["sha256"]:
             raise ValueError(
-                f"selection: {factors.directory} is not the factor directory it was made from; run rank again"
+                f"selection: {factors.directory} is not the factor directory it was made from; "
+                "run rank again"
             )
         with safe_open(directory / "selection.safetensors", framework="pt") as stored:
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - no mapping
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - not a dict
         return StoredSelection(content["recipe"], content["targets"], tensors, factors)
 
 
 @contextmanager
 def reporting_damage(directory: Path) -> Iterator[None]:
-    """Say of content that cannot be understood which directory it is in."""
+    """Turn errors from malformed content into a ``ValueError`` that names the directory."""
     try:
         yield
     except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:

@@ -1,4 +1,7 @@
-"""What a report says of each edited weight: share kept, threshold, staircase and spectra."""
+"""From a Selection to what a report says of each edited weight.
+
+That is the share kept, the threshold, the staircase and the spectra.
+"""
 
 import math
 from collections.abc import Mapping
@@ -11,50 +14,50 @@ from torch import Tensor
 
 from curvedit.selection.value import Selection, TargetSelection
 
-_POINTS = 256  # of a polyline, at most
+_POINTS = 256  # most points of a polyline
 
 
 class Edited(Protocol):
-    """What ``project`` says of one weight, as the values of ``Edit.targets`` do."""
+    """What ``project`` records of one weight, such as a value of ``Edit.targets``."""
 
     @property
     def change(self) -> float:
-        """Relative change of the weight, Frobenius."""
+        """Relative change of the weight, in the Frobenius norm."""
 
     @property
     def backend(self) -> str:
-        """What computed it."""
+        """Backend that computed the edit."""
 
     @property
     def sha256_after(self) -> str:
-        """Of the edited weight."""
+        """Hash of the edited weight."""
 
 
 @dataclass(frozen=True)
 class TargetSummary:
-    """One edited weight ``(d_out, d_in)``; polylines are thinned to 256 points ``(index, value)``."""
+    """One edited weight ``(d_out, d_in)``; polylines are thinned to 256 points (index, value)."""
 
     name: str
-    shape: tuple[int, int] | None  # None where only a checkpoint's record is known
-    kept_share: float  # of components
-    mass: float  # share of the total score
-    threshold: float | None  # smallest kept score
-    limits: tuple[tuple[int, int], ...] = ()  # the staircase; empty for a selection without one
-    values_out: tuple[tuple[int, float], ...] = ()  # eigenvalues of G; empty where unknown
-    values_in: tuple[tuple[int, float], ...] = ()  # eigenvalues of A
+    shape: tuple[int, int] | None  # None if only a checkpoint's record is known
+    kept_share: float  # share of components kept
+    mass: float  # kept share of the total score
+    threshold: float | None  # smallest kept score; None if infinite
+    limits: tuple[tuple[int, int], ...] = ()  # the staircase; empty if there is none
+    values_out: tuple[tuple[int, float], ...] = ()  # eigenvalues of G; empty if unknown
+    values_in: tuple[tuple[int, float], ...] = ()  # eigenvalues of A; empty if unknown
     weight_sha256: str = ""
-    change: float | None = None  # |W' - W| / |W|; None where not recorded
+    change: float | None = None  # |W' - W| / |W|; None if not recorded
     backend: str = ""
     sha256_after: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The summary as in ``report.json``; empty fields are left out, and ``kept`` is the share."""
+        """Return the entry for ``report.json``: empty fields left out, ``kept`` for the share."""
         values = {key: value for key, value in asdict(self).items() if value not in (None, "", ())}
         return {_SPELLED.get(key, key): value for key, value in values.items()}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "TargetSummary":
-        """The inverse of :meth:`to_json`."""
+        """Invert :meth:`to_json`."""
         values = {
             name: document[key] for name in _FIELDS if (key := _SPELLED.get(name, name)) in document
         }
@@ -65,18 +68,18 @@ class TargetSummary:
         return cls(**{"threshold": None, **values, "shape": shape})
 
 
-_SPELLED = {"kept_share": "kept"}  # fields whose key in a file is another
+_SPELLED = {"kept_share": "kept"}  # fields whose key in a file differs
 _FIELDS = [field.name for field in fields(TargetSummary)]
 
 
 def summarise_selection(
     selection: Selection, edited: Mapping[str, Edited] | None = None
 ) -> tuple[TargetSummary, ...]:
-    """One summary per target, in the selection's order.
+    """Return one summary per target, in the selection's order.
 
     Args:
         selection: What ``rank`` returned.
-        edited: What ``project`` returned per target, ``Edit.targets``; adds change and hashes.
+        edited: ``Edit.targets`` as returned by ``project``; adds changes, backends and hashes.
     """
     return tuple(_summary(target, (edited or {}).get(name)) for name, target in selection.items())
 
@@ -99,7 +102,7 @@ def _summary(target: TargetSelection, edited: Edited | None) -> TargetSummary:
 
 
 def _indices(length: int) -> npt.NDArray[np.int64]:
-    """At most 256 indices from 0 to ``length - 1``, dense at the start as a logarithmic axis is."""
+    """Return at most 256 indices from 0 to ``length - 1``, denser at the start for log axes."""
     if length <= _POINTS:
         return np.arange(length)
     half = _POINTS // 2
@@ -115,7 +118,7 @@ def _thinned(values: Tensor | None) -> tuple[tuple[int, float], ...]:
 
 
 def _corners(limits: npt.NDArray[np.int32]) -> tuple[tuple[int, int], ...]:
-    """The rows at which the staircase steps, thinned where there are many; always first and last."""
+    """Return the rows where the staircase steps, thinned if many; always the first and last."""
     rows = np.flatnonzero(np.diff(limits, prepend=limits[0] + 1))
     if len(rows) >= _POINTS:
         rows = _indices(len(limits))

@@ -1,4 +1,4 @@
-"""Which weight components are kept: the value that ``rank`` returns and ``project`` takes."""
+"""Selection, the value that ``rank`` returns and ``project`` takes: which components are kept."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,9 +16,8 @@ from curvedit.selection.directory import (
     write_directory,
 )
 
-Kinds = tuple[
-    str, str
-]  # of the output and the input factor, ("G", "A"), in whose bases components are selected
+# Kinds of the output and input factor, ("G", "A"), in whose bases components are selected.
+Kinds = tuple[str, str]
 _FACTS = ("threshold", "kept", "mass", "weight_sha256", "weight_dtype")
 _PARTS = ("limits", "mask", "values_out", "values_in")
 
@@ -28,23 +27,22 @@ class TargetSelection:
     """The kept components of one linear map ``W (d_out, d_in)``.
 
     Component ``(i, j)`` is the weight's coefficient on output eigenvector ``i`` and input
-    eigenvector ``j``. Either ``limits`` holds the staircase (output eigenvector ``i`` keeps input
-    eigenvectors ``0 … limits[i] - 1``, non-increasing) or ``mask`` holds a packed bit mask.
+    eigenvector ``j``. Either ``limits`` holds a staircase (output eigenvector ``i`` keeps input
+    eigenvectors ``0 … limits[i] - 1``, non-increasing in ``i``), or ``mask`` a packed bit mask.
     """
 
     name: str
     shape: tuple[int, int]  # (d_out, d_in)
     limits: Tensor | None  # (d_out,) int32
     mask: Tensor | None  # (d_out, ceil(d_in / 8)) uint8, as numpy.packbits packs rows
-    threshold: float  # the smallest kept score; curvature units for "curvature"
+    threshold: float  # the smallest kept score; a curvature for the criterion "curvature"
     kept: int  # number of kept components
-    mass: float  # share of the total score in fact kept
-    weight_sha256: str  # of the weight the factors were fitted on
-    weight_dtype: str  # its dtype, "torch.bfloat16"
-    values_out: Tensor | None = field(repr=False)  # (d_out,) float64 eigenvalues
-    values_in: Tensor | None = field(
-        repr=False
-    )  # (d_in,); both None where scores are no products of them
+    mass: float  # share of the total score that is actually kept
+    weight_sha256: str  # hash of the weight the factors were fitted on
+    weight_dtype: str  # that weight's dtype, such as "torch.bfloat16"
+    # Eigenvalues (d_out,) and (d_in,) float64; None if the scores are not their products.
+    values_out: Tensor | None = field(repr=False)
+    values_in: Tensor | None = field(repr=False)
 
     def __eq__(self, other: object) -> bool:
         """Whether both keep the same components of the same weight."""
@@ -56,7 +54,7 @@ class TargetSelection:
         )
 
     def __hash__(self) -> int:
-        """By what is compared, but for the components themselves."""
+        """Hash what :meth:`__eq__` compares, except the components themselves."""
         return hash(self._facts())
 
     def _facts(self) -> tuple[Any, ...]:
@@ -64,16 +62,20 @@ class TargetSelection:
 
     @property
     def keeps_all(self) -> bool:
-        """Whether every component is kept, so that the weight stays as it is."""
+        """Whether every component is kept, so that the weight stays unchanged."""
         return self.kept == self.shape[0] * self.shape[1]
 
     @property
     def kept_share(self) -> float:
-        """Share of the components that is kept."""
+        """Share of the components that are kept."""
         return self.kept / (self.shape[0] * self.shape[1])
 
     def dense_mask(self) -> Tensor:
-        """The kept components as a bool tensor ``(d_out, d_in)``; for tests and small matrices."""
+        """Return the kept components as a bool tensor ``(d_out, d_in)``, for small matrices.
+
+        Raises:
+            ValueError: there are neither limits nor a mask.
+        """
         rows, columns = self.shape
         if self.limits is not None:
             return torch.arange(columns)[None, :] < self.limits.cpu()[:, None]
@@ -83,28 +85,29 @@ class TargetSelection:
         return ((self.mask.cpu()[:, :, None] >> shifts) & 1).reshape(rows, -1)[:, :columns].bool()
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the tensors, as in ``selection.json``."""
+        """Return everything but the tensors, as in ``selection.json``."""
         return {"shape": self.shape, **{fact: getattr(self, fact) for fact in _FACTS}}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors, by the names of their fields."""
+        """Return the tensors that are present, by field name."""
         return {part: value for part in _PARTS if (value := getattr(self, part)) is not None}
 
     @classmethod
     def from_json(
         cls, name: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> "TargetSelection":
-        """The inverse of :meth:`to_json` and :meth:`tensors`.
+        """Invert :meth:`to_json` and :meth:`tensors`.
 
         Raises:
-            KeyError: something is missing.
+            KeyError: an entry is missing.
             ValueError: the limits do not fit the shape.
         """
         rows, columns = entry["shape"]
         limits = tensors.get("limits")
         if limits is not None and (limits.shape != (rows,) or limits.dtype != torch.int32):
             raise ValueError(
-                f"selection: the limits of {name!r} do not fit its shape {(rows, columns)}; run rank again"
+                f"selection: the limits of {name!r} do not fit its shape {(rows, columns)}; "
+                "run rank again"
             )
         return cls(
             name=name,
@@ -123,23 +126,26 @@ class TargetSelection:
 
 @dataclass(frozen=True)
 class Selection(Mapping[str, TargetSelection]):
-    """The kept components of every target, how they were chosen, and the factors whose bases they refer to."""
+    """The kept components of every target, how they were chosen, and the factors behind them.
+
+    The factors provide the bases that the components refer to.
+    """
 
     targets: dict[str, TargetSelection]
-    recipe: Mapping[str, Any]  # criterion, keep_mass, scope, factors' identity
+    recipe: Mapping[str, Any]  # criterion, keep_mass, scope, seed, and the factors' origin
     factors: Factors | None = field(default=None, repr=False, compare=False)
     kinds: Kinds | None = None  # None for components in the weight's own singular vectors
 
     def __getitem__(self, name: str) -> TargetSelection:
-        """The selection of one target."""
+        """Return the selection of one target."""
         if name not in self.targets:
             raise KeyError(
-                f"target {name!r} is not in the selection, which has {sorted(self.targets)}"
+                f"target {name!r} is not in the selection, which contains {sorted(self.targets)}"
             )
         return self.targets[name]
 
     def __iter__(self) -> Iterator[str]:
-        """Target names."""
+        """Iterate over the target names."""
         return iter(self.targets)
 
     def __len__(self) -> int:
@@ -147,19 +153,20 @@ class Selection(Mapping[str, TargetSelection]):
         return len(self.targets)
 
     def bases(self, name: str, weight: Tensor) -> tuple[Basis, Basis]:
-        """The output and the input basis of one target's components.
+        """Return the output and input bases of one target's components.
 
         Args:
             name: The target.
-            weight: ``(d_out, d_in)``; read where the bases are its own singular vectors.
+            weight: ``(d_out, d_in)``; only read if the bases are its own singular vectors.
 
         Raises:
+            KeyError: the target is not in the selection.
             ValueError: the selection has no factors, or their bases are not those it was made from.
         """
         if self.kinds is None:
             return singular_bases(weight)
         if self.factors is None:
-            raise ValueError("selection: expected one with the factors it was made from, got none")
+            raise ValueError("selection: expected a selection with its factors, got one without")
         target = self[name]
         out, inputs = (self.factors.basis(kind, name) for kind in self.kinds)
         for side, basis, values in (
@@ -168,21 +175,24 @@ class Selection(Mapping[str, TargetSelection]):
         ):
             if values is not None and not torch.equal(values, basis.values):
                 raise ValueError(
-                    f"selection of {name}: its {side} basis is not the one it was made from "
-                    "(another factor's, or decomposed again); run rank again"
+                    f"selection of {name}: the {side} basis is not the one it was made from "
+                    "(it belongs to another factor, or was recomputed); run rank again"
                 )
         return out, inputs
 
     def save(self, directory: str | Path) -> Path:
-        """Write the selection beside a reference to its factor directory.
+        """Write the selection to a new directory, with a reference to its factor directory.
+
+        Returns:
+            The directory, as an absolute path.
 
         Raises:
             ValueError: the factors were never saved, or the selection has none.
-            FileExistsError: the directory has content.
-            OSError: it cannot be written; nothing is left under its name.
+            FileExistsError: the directory is not empty.
+            OSError: it cannot be written; nothing is left behind.
         """
         if self.factors is None:
-            raise ValueError("selection: expected one with the factors it was made from, got none")
+            raise ValueError("selection: expected a selection with its factors, got one without")
         entries = {
             name: {
                 **target.to_json(),
@@ -203,10 +213,10 @@ class Selection(Mapping[str, TargetSelection]):
 
     @classmethod
     def load(cls, directory: str | Path) -> "Selection":
-        """Read a selection; its bases are read from the factor directory when they are used.
+        """Read a selection; bases are read from the factor directory when they are used.
 
         Raises:
-            FileNotFoundError: it is no selection, or the factor directory is gone.
+            FileNotFoundError: it is not a selection directory, or the factor directory is missing.
             ValueError: it is damaged, or the factor directory is not the one it was made from.
         """
         directory = Path(directory).absolute()
@@ -224,17 +234,17 @@ class Selection(Mapping[str, TargetSelection]):
 
 
 def save_selection(selection: Selection, directory: str | Path, factors: Factors) -> Path:
-    """As ``selection.save(directory)``, with a reference to the directory of these factors."""
+    """Save a selection like ``selection.save(directory)``, but referring to these factors."""
     return replace(selection, factors=factors).save(directory)
 
 
 def load_selection(directory: str | Path) -> Selection:
-    """As ``Selection.load(directory)``."""
+    """Load a selection; the same as ``Selection.load(directory)``."""
     return Selection.load(directory)
 
 
 def _kinds_of(stored: StoredSelection) -> Kinds | None:
-    """The kinds of factors that its certificates are of; None for none."""
+    """Return the kinds of factors that its certificates belong to; None if it has none."""
     for entry in stored.targets.values():
         if entry["certificates"]:
             output, inputs = entry["certificates"]
