@@ -149,7 +149,7 @@ def another(directory):
     [
         (only_legacy, FileNotFoundError, "only safetensors are read"),
         (truncated, ValueError, "is truncated"),
-        (no_header, ValueError, "truncated or no safetensors"),
+        (no_header, ValueError, "truncated or not a safetensors file"),
         (another, ValueError, "'model.layers.1.mlp.up_proj' is not the one"),
         (shutil.rmtree, FileNotFoundError, "expected a checkpoint directory"),
     ],

@@ -191,7 +191,7 @@ def test_refuses_a_second_edit():
     model, factors = fitted("llama")
     selection = curvedit.rank(factors, keep_mass=0.5)
     curvedit.project(model, selection)
-    with pytest.raises(ValueError, match="or already edited"):
+    with pytest.raises(ValueError, match="or was already edited"):
         curvedit.project(model, selection)
 
 

@@ -1,4 +1,4 @@
-"""Stage 3, project: weights and a Selection become edited weights."""
+"""Stage 3, project: a model's weights and a Selection in, edited weights out."""
 
 from curvedit.projection.stage import Edit, project, project_each
 from curvedit.projection.weight import TargetEdit

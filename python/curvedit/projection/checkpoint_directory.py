@@ -1,7 +1,7 @@
-"""Editing a checkpoint directory: shard by shard into a new one, touching targeted bytes only.
+"""Projection on disk: a checkpoint directory and Selections in, edited copies of it out.
 
-A shard is copied as it is and the byte ranges of targeted tensors are then written over: dtype and
-shape stay, so nothing else in the file moves.
+A shard is copied as it is, and the byte ranges of targeted tensors are then overwritten. Dtype and
+shape stay the same, so nothing else in the file moves.
 """
 
 import json
@@ -33,25 +33,25 @@ _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".ckpt", ".gg
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies in a safetensors file."""
+    """The location of a tensor in a safetensors file."""
 
     key: str
     file: Path
-    dtype: str  # safetensors' own name, "BF16"
+    dtype: str  # in safetensors' own spelling, such as "BF16"
     shape: tuple[int, ...]
-    start: int  # offsets from the beginning of the file
-    stop: int
+    start: int  # byte offset in the file
+    stop: int  # one past the last byte
 
     def read(self) -> Tensor:
-        """The tensor's content.
+        """Read the tensor.
 
         Raises:
             ValueError: its dtype is not a floating-point one of 16 bits or more.
         """
         if self.dtype not in _DTYPES:
             raise ValueError(
-                f"model: {self.key!r} is stored as {self.dtype}; expected one of {list(_DTYPES)}: edit the "
-                "unquantised checkpoint"
+                f"model: expected {self.key!r} to be stored as one of {list(_DTYPES)}, "
+                f"got {self.dtype}; edit the unquantised checkpoint"
             )
         with self.file.open("rb") as stream:
             stream.seek(self.start)
@@ -59,24 +59,24 @@ class StoredTensor:
         return torch.frombuffer(content, dtype=_DTYPES[self.dtype]).reshape(self.shape)
 
     def write(self, tensor: Tensor, directory: Path) -> None:
-        """Write another content over the same bytes of the file's copy in ``directory``."""
+        """Overwrite the same bytes in the file's copy in ``directory``."""
         with (directory / self.file.name).open("r+b") as stream:
             stream.seek(self.start)
             stream.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def stored_tensors(file: Path) -> Iterator[StoredTensor]:
-    """The tensors of a safetensors file, from its header.
+    """Locate the tensors of a safetensors file, from its header.
 
     Raises:
-        ValueError: the file is truncated or no safetensors file.
+        ValueError: the file is truncated, or is not a safetensors file.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > size - 8:
             raise ValueError(
-                f"model: {file} is truncated or no safetensors file; download it again"
+                f"model: {file} is truncated or not a safetensors file; download it again"
             )
         try:
             header = json.loads(stream.read(length))
@@ -90,9 +90,13 @@ def stored_tensors(file: Path) -> Iterator[StoredTensor]:
         start, stop = (8 + length + offset for offset in entry["data_offsets"])
         if stop > size:
             raise ValueError(
-                f"model: {file} is truncated: {key!r} ends at byte {stop} of {size}; download it again"
+                f"model: {file} is truncated: {key!r} ends at byte {stop} of {size}; "
+                "download it again"
             )
         yield StoredTensor(key, file, entry["dtype"], tuple(entry["shape"]), start, stop)
+
+
+Place = tuple[StoredTensor, bool]  # a stored tensor, and whether it holds the transpose
 
 
 def edit_checkpoint(
@@ -102,19 +106,19 @@ def edit_checkpoint(
 
     Args:
         source: A directory with safetensors, config and tokenizer, as ``save_pretrained`` writes.
-        edits: New directories and what to keep in each; selections share their bases. What an
-            interrupted run left under ``<out>.part`` is replaced.
-        removed_scale: Factor of the removed part.
-        backend: Of ``staircase_project``.
+        edits: New directories, and the selection to apply in each; the selections share their
+            bases. Leftovers of an interrupted run under ``<out>.part`` are replaced.
+        removed_scale: Factor applied to the removed part.
+        backend: Backend of the projection; None lets ``ops`` choose.
 
     Returns:
-        For each directory, per target, what happened.
+        For each directory, the record of each target's edit.
 
     Raises:
-        FileNotFoundError: ``source`` is no directory or has no safetensors.
-        FileExistsError: a directory has content.
-        ValueError: a target is not in the checkpoint or not the fitted weight, or a file is damaged.
-        OSError: a directory cannot be written; nothing is left under any name.
+        FileNotFoundError: ``source`` is not a directory, or has no safetensors.
+        FileExistsError: a new directory is not empty.
+        ValueError: a target is missing or is not the fitted weight, or a file is damaged.
+        OSError: a directory cannot be written; nothing is left behind.
     """
     shards = _shards(source)
     for out, _ in edits:
@@ -128,7 +132,6 @@ def edit_checkpoint(
         path for path in sorted(source.rglob("*")) if path.is_file() and not _left_out(path, source)
     ]
     size = sum(path.stat().st_size for path in copied)
-    done: list[dict[str, TargetEdit]] = [{} for _ in edits]
     with ExitStack() as stack:
         parts = [
             stack.enter_context(
@@ -141,20 +144,34 @@ def edit_checkpoint(
                 target = part / path.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-        for name, (tensor, transposed) in places.items():
-            weight = tensor.read()
-            weight = weight.T if transposed else weight
-            wanted = [number for number, (_, selection) in enumerate(edits) if name in selection]
-            selections = [edits[number][1] for number in wanted]
-            components = rotate_once(name, weight, selections, backend)
-            for number, selection in zip(wanted, selections, strict=True):
-                edited, done[number][name] = edit_weight(
-                    name, weight, selection, removed_scale, backend, components
-                )
-                tensor.write(edited.T if transposed else edited, parts[number])
-        for (_, selection), part, its in zip(edits, parts, done, strict=True):
+        selections = [selection for _, selection in edits]
+        done = _overwrite(places, selections, parts, removed_scale, backend)
+        for selection, part, its in zip(selections, parts, done, strict=True):
             record = _record(source, selection, removed_scale, places, its)
             (part / "curvedit.json").write_text(json.dumps(record, indent=2))
+    return done
+
+
+def _overwrite(
+    places: dict[str, Place],
+    selections: Sequence[Selection],
+    parts: Sequence[Path],
+    removed_scale: float,
+    backend: str | None,
+) -> list[dict[str, TargetEdit]]:
+    """Edit every target in each of the copies, one weight in memory at a time."""
+    done: list[dict[str, TargetEdit]] = [{} for _ in selections]
+    for name, (tensor, transposed) in places.items():
+        weight = tensor.read()
+        weight = weight.T if transposed else weight
+        wanted = [number for number, selection in enumerate(selections) if name in selection]
+        among = [selections[number] for number in wanted]
+        components = rotate_once(name, weight, among, backend)
+        for number, selection in zip(wanted, among, strict=True):
+            edited, done[number][name] = edit_weight(
+                name, weight, selection, removed_scale, backend, components
+            )
+            tensor.write(edited.T if transposed else edited, parts[number])
     return done
 
 
@@ -165,8 +182,8 @@ def _shards(source: Path) -> list[Path]:
     if not shards:
         others = sorted(path.name for path in source.iterdir() if path.suffix in _OTHER_WEIGHTS)
         raise FileNotFoundError(
-            f"model: expected *.safetensors in {source}, got {others or 'no weights'}; only safetensors are read: "
-            "convert with model.save_pretrained(directory)"
+            f"model: expected *.safetensors in {source}, got {others or 'no weights'}; "
+            "only safetensors are read: convert with model.save_pretrained(directory)"
         )
     index = source / "model.safetensors.index.json"
     if index.is_file():
@@ -181,7 +198,7 @@ def _shards(source: Path) -> list[Path]:
 
 
 def _left_out(path: Path, source: Path) -> bool:
-    """Weights in other formats, which would hold the unedited model, and what version control left."""
+    """Whether to leave a file out: weights in other formats, which are unedited; hidden files."""
     parts = path.relative_to(source).parts
     return (
         path.suffix in _OTHER_WEIGHTS
@@ -190,13 +207,10 @@ def _left_out(path: Path, source: Path) -> bool:
     )
 
 
-Place = tuple[StoredTensor, bool]  # a stored tensor, and whether it holds the transpose
-
-
 def _place(name: str, target: TargetSelection, stored: dict[str, StoredTensor]) -> Place:
-    """The stored tensor of a target: by name, else by content; verified.
+    """Find the stored tensor of a target by name, or else by content, and verify it.
 
-    Names differ where transformers renames weights when it loads them.
+    Names differ if transformers renames weights while loading them.
     """
     key = _key(name, list(stored))
     if key is None:
@@ -230,14 +244,18 @@ def _place_by_content(name: str, target: TargetSelection, stored: dict[str, Stor
     if len(found) != 1:
         got = [tensor.key for tensor, _ in found] or f"none among keys such as {list(stored)[:3]}"
         raise ValueError(
-            f"model: expected one tensor with the name or the content of the target {name!r}, got {got}"
+            f"model: expected one tensor with the name or the content of the target {name!r}, "
+            f"got {got}"
         )
     require_fitted(name, found[0][0].read().T if found[0][1] else found[0][0].read(), target)
     return found[0]
 
 
 def _key(name: str, keys: list[str]) -> str | None:
-    """The key of a module's weight; a base-model prefix may be missing on either side. None if unclear."""
+    """Return the key of a module's weight, or None if there is no or more than one candidate.
+
+    A base-model prefix may be missing on either side.
+    """
     wanted = f"{name}.weight"
     if wanted in keys:
         return wanted

@@ -1,4 +1,4 @@
-"""Stage 3, project: weights and a Selection become edited weights."""
+"""Stage 3, project: a model's weights and a Selection in, edited weights out."""
 
 import json
 import time
@@ -25,9 +25,9 @@ from curvedit.selection import Selection, TargetSelection
 
 @dataclass
 class Edit:
-    """What ``project`` did; in memory it can be undone, bit for bit.
+    """The record of what ``project`` did; an edit in memory can be undone, bit for bit.
 
-    As a context manager it is undone at the end of the block.
+    As a context manager, it is undone at the end of the block.
     """
 
     targets: dict[str, TargetEdit]
@@ -36,19 +36,19 @@ class Edit:
     _originals: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
 
     def undo(self) -> None:
-        """Restore the weights as they were.
+        """Restore the original weights.
 
         Raises:
-            RuntimeError: there is nothing to restore: already undone, or written to a directory.
+            RuntimeError: the edit was already undone, or was written to a directory.
         """
         if not self._originals:
             raise RuntimeError(
-                "undo: nothing to restore; the edit was undone before or written to a directory"
+                "undo: nothing to restore; the edit was already undone, or written to a directory"
             )
         _restore(self._originals)
 
     def __enter__(self) -> "Edit":
-        """The edit itself."""
+        """Return the edit itself."""
         return self
 
     def __exit__(
@@ -57,7 +57,7 @@ class Edit:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Undo it, unless that was done."""
+        """Undo the edit, unless that was already done."""
         if self._originals:
             self.undo()
 
@@ -70,26 +70,28 @@ def project(
     removed_scale: float = 0.0,
     backend: str | None = None,
 ) -> Edit:
-    """Project weights onto the selected components: ``W' = U_G (C * M) U_A^T`` with ``C = U_G^T W U_A``.
+    """Project weights onto the selected components.
 
-    A module is edited in place. A checkpoint directory is streamed, shard by shard, to the new
-    directory ``out``; only targeted tensors are read and rewritten, every other byte is copied.
+    ``W' = U_G (C * M) U_A^T`` with ``C = U_G^T W U_A``, where ``M`` is 1 for the selected
+    components and ``removed_scale`` elsewhere. A module is edited in place. A checkpoint directory
+    is copied to the new directory ``out``; only the targeted tensors are read and rewritten.
 
     Args:
         model: A module, or the path of a directory with safetensors.
         selection: What ``rank`` returned for this model.
-        out: The new directory; with a directory as ``model`` only.
-        removed_scale: The removed part times this is kept: 0 deletes it, 1 changes nothing.
-        backend: Of ``staircase_project``; None lets ``ops`` choose.
+        out: The new directory; only if ``model`` is a directory.
+        removed_scale: Factor applied to the removed part: 0 deletes it, 1 changes nothing.
+        backend: Backend of the projection; None lets ``ops`` choose.
 
     Returns:
-        The edit: per target the kept share, the relative change and the backend; ``undo()``.
+        The edit, with each target's kept share, relative change and backend, and ``undo()``.
 
     Raises:
         ValueError: a target is missing, is not the weight the factors were fitted on, is tied to
-            another parameter or not finite; or an argument is out of range. Nothing was changed.
-        FileExistsError: ``out`` has content.
-        OSError: ``out`` cannot be written; nothing is left under its name.
+            another parameter, or is not finite; or an argument is out of range. Nothing changed.
+        FileNotFoundError: ``model`` is a path without safetensors.
+        FileExistsError: ``out`` is not empty.
+        OSError: ``out`` cannot be written; nothing is left behind.
 
     Source:
         Merullo et al., arXiv:2510.24256, section 5.
@@ -116,47 +118,67 @@ def project_each(
     removed_scale: float = 0.0,
     backend: str | None = None,
 ) -> Iterator[Edit]:
-    """``project`` with each of several selections, as of a sweep over ``keep_mass``, sharing the work.
+    """Project with each of several selections, such as a sweep over ``keep_mass``.
 
-    Bases are placed and weights rotated into them once; each selection then costs a rotation back.
+    The work is shared: weights are rotated into the bases once, and each selection then costs only
+    the rotation back.
 
     Args:
         model: A module, edited in place with one selection at a time; or a checkpoint directory.
-        selections: Of one criterion, from the same factors.
-        out: One new directory for each selection; with a directory as ``model`` only.
+        selections: Selections by the same criterion, from the same factors.
+        out: One new directory per selection; only if ``model`` is a directory.
         removed_scale: As for ``project``.
         backend: As for ``project``.
 
     Returns:
-        The edits, in order. A module bears each until the next is asked for, and its own weights at
-        the end; it needs one float32 copy of the targeted weights meanwhile. Directories are all
-        written, or none, before this returns.
+        The edits, in order. On a module one edit is applied at a time: each lasts until the next is
+        requested, and the original weights are restored at the end; meanwhile a float32 copy of the
+        targeted weights is held. Directories are all written, or none, before this returns.
 
     Raises:
-        ValueError: as ``project``; or the selections differ in criterion or factors, or ``out`` in number.
-        FileExistsError: one of ``out`` has content.
-        OSError: one cannot be written; nothing is left under any name.
+        ValueError: as ``project``; or the selections differ in criterion or factors, or their
+            number is not that of ``out``.
+        FileNotFoundError: ``model`` is a path without safetensors.
+        FileExistsError: one of ``out`` is not empty.
+        OSError: one of ``out`` cannot be written; nothing is left behind.
     """
     scale = require_scale(removed_scale)
+    _require_alike(selections)
+    if not isinstance(model, nn.Module):
+        return _write_each(Path(model), selections, out, scale, backend)
+    if out is not None:
+        raise ValueError(
+            "out: a module is edited in place; call its save_pretrained(out) in the loop"
+        )
+    union = {name: target for selection in selections for name, target in selection.items()}
+    return _edit_each(_checked(model, union), list(selections), scale, backend)
+
+
+def _require_alike(selections: Sequence[Selection]) -> None:
+    """Raise ``ValueError`` unless the selections share a criterion and factors."""
     kinds = {
         (each.recipe.get("criterion"), json.dumps(each.recipe.get("factors")))
         for each in selections
     }
     if len(kinds) > 1:
+        criteria = sorted({str(criterion) for criterion, _ in kinds})
         raise ValueError(
-            "selections: expected one criterion and the same factors, got "
-            f"{sorted({str(criterion) for criterion, _ in kinds})} from {len({made for _, made in kinds})} factors"
+            "selections: expected one criterion and the same factors, "
+            f"got {criteria} from {len({made for _, made in kinds})} factors"
         )
-    if isinstance(model, nn.Module):
-        if out is not None:
-            raise ValueError(
-                "out: a module is edited in place; call its save_pretrained(out) in the loop"
-            )
-        union = {name: target for selection in selections for name, target in selection.items()}
-        return _edit_each(_checked(model, union), list(selections), scale, backend)
+
+
+def _write_each(
+    model: Path,
+    selections: Sequence[Selection],
+    out: Sequence[str | Path] | None,
+    scale: float,
+    backend: str | None,
+) -> Iterator[Edit]:
     if out is None or len(out) != len(selections):
         raise ValueError(
-            f"out: expected {len(selections)} new directories, one for each selection, got {len(out or [])}"
+            f"out: expected {len(selections)} new directories, one for each selection, "
+            f"got {len(out or [])}"
         )
     if len({Path(directory).resolve() for directory in out}) < len(out):
         raise ValueError(
@@ -166,7 +188,7 @@ def project_each(
     pairs = [
         (Path(directory), selection) for directory, selection in zip(out, selections, strict=True)
     ]
-    written = edit_checkpoint(Path(model), pairs, scale, backend)
+    written = edit_checkpoint(model, pairs, scale, backend)
     seconds = (time.perf_counter() - start) / max(1, len(pairs))
     return iter(
         [Edit(targets, seconds, place) for targets, (place, _) in zip(written, pairs, strict=True)]
@@ -208,7 +230,7 @@ def _edit(
 
 
 def _checked(model: nn.Module, targets: Mapping[str, TargetSelection]) -> dict[str, nn.Module]:
-    """The modules of the targets, each of them one that may be edited."""
+    """Return the targets' modules, after checking that each may be edited."""
     modules = dict(model.named_modules())
     owners: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -217,15 +239,15 @@ def _checked(model: nn.Module, targets: Mapping[str, TargetSelection]) -> dict[s
         for tied, edited in ((first, name), (name, first)):
             if edited.removesuffix(".weight") in targets and tied != edited:
                 raise ValueError(
-                    f"model: {edited!r} is tied to {tied!r}, and editing one would change both; untie them, "
-                    "or leave the target out"
+                    f"model: {edited!r} is tied to {tied!r}, so editing one would change both; "
+                    "untie them, or leave the target out"
                 )
     for name, target in targets.items():
         module = modules.get(name)
         if module is None or not is_linear_map(module):
             got = "none of that name" if module is None else type(module).__name__
             raise ValueError(
-                f"model: expected a linear map {name!r}, as the selection has, got {got}"
+                f"model: expected a linear map {name!r}, as in the selection, got {got}"
             )
         require_fitted(name, weight_of(module), target)
     return {name: modules[name] for name in targets}

@@ -1,4 +1,7 @@
-"""The edit of one weight: what both forms of ``project``, in memory and by file, apply."""
+"""The edit of one weight: a weight and its selection in, the edited weight and a record out.
+
+Both forms of ``project``, in memory and on disk, use it.
+"""
 
 import math
 from collections.abc import Sequence
@@ -16,16 +19,16 @@ from curvedit.selection import Selection, TargetSelection
 
 @dataclass(frozen=True)
 class TargetEdit:
-    """What happened to one weight."""
+    """The record of one edited weight."""
 
-    kept_share: float  # of components
-    change: float  # |W' - W| / |W|, Frobenius
+    kept_share: float  # share of components kept
+    change: float  # |W' - W| / |W|, Frobenius norm
     backend: str
     sha256_before: str
     sha256_after: str
 
     def to_json(self) -> dict[str, Any]:
-        """The edit as in ``curvedit.json``."""
+        """Return the edit as in ``curvedit.json``."""
         return {
             "kept": self.kept_share,
             "change": self.change,
@@ -39,7 +42,8 @@ def require_scale(removed_scale: float) -> float:
     """Return the scale of the removed part; raise ``ValueError`` unless it is finite."""
     if not math.isfinite(removed_scale):
         raise ValueError(
-            f"removed_scale: expected a finite number (0 deletes, 1 is the identity), got {removed_scale}"
+            "removed_scale: expected a finite number (0 deletes, 1 is the identity), "
+            f"got {removed_scale}"
         )
     return float(removed_scale)
 
@@ -48,14 +52,15 @@ def require_fitted(name: str, weight: Tensor, target: TargetSelection) -> None:
     """Refuse a weight ``(d_out, d_in)`` that is not the one the target was fitted on.
 
     Raises:
-        ValueError: shape or hash differ, or the weight is not finite.
+        ValueError: the shape or hash differs, or the weight is not finite.
     """
     require_shape(f"model: the weight of {name!r}", weight, target.shape)
     require_finite(f"model: the weight of {name!r}", weight)
     if target.weight_sha256 and not is_fitted(weight, target):
         raise ValueError(
             f"model: the weight of {name!r} is not the one the factors were fitted on "
-            "(another model, or already edited); use the factors' own model, or fit again"
+            "(it belongs to another model, or was already edited); use the factors' own model, "
+            "or fit again"
         )
 
 
@@ -71,9 +76,9 @@ def rotate_once(
     selections: Sequence[Selection],
     backend: str | None,
 ) -> Tensor | None:
-    """The components of one target that several selections need, or None where nothing is shared.
+    """Return the components of one target that several selections need, or None if fewer than two.
 
-    A staircase that keeps most is left out: its complement is cheaper to rotate.
+    A staircase that keeps more than half is left out, because rotating its complement is cheaper.
     """
     among = [selection for selection in selections if name in selection]
     shared = [
@@ -95,11 +100,12 @@ def edit_weight(
     backend: str | None,
     components: Tensor | None = None,
 ) -> tuple[Tensor, TargetEdit]:
-    """The edited weight of one target, ``kept + removed_scale * removed``, in the weight's dtype.
+    """Return the edited weight of one target, ``kept + removed_scale * removed``, and its record.
 
-    Computed in float32 and rounded to nearest at the end (Merullo et al., arXiv:2510.24256,
-    section 5). A selection that keeps everything, and the scale 1, return the weight's own values.
-    ``components`` are what :func:`rotate_once` returned for selections this one is among.
+    Computed in float32 and rounded to the weight's dtype at the end (Merullo et al.,
+    arXiv:2510.24256, section 5). A selection that keeps everything, and a scale of 1, return a copy
+    of the weight. ``components`` is what :func:`rotate_once` returned for a set of selections that
+    includes this one.
     """
     target, before = selection[name], weight_hash(weight)
     if target.keeps_all or removed_scale == 1.0:
@@ -126,7 +132,7 @@ def edit_weight(
 
 
 def _shared_limits(target: TargetSelection) -> Tensor | None:
-    """The limits of a staircase that keeps at most half; None for any other selection."""
+    """Return the limits of a staircase that keeps at most half, or None for anything else."""
     return (
         target.limits
         if target.limits is not None and 2 * target.kept <= target.shape[0] * target.shape[1]
@@ -135,7 +141,7 @@ def _shared_limits(target: TargetSelection) -> Tensor | None:
 
 
 def _bases(selection: Selection, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvectors beside the weight."""
+    """Return the output and input eigenvectors, float32, on the weight's device."""
     out, inputs = selection.bases(name, weight)
     return out.vectors.to(weight.device, torch.float32), inputs.vectors.to(
         weight.device, torch.float32
