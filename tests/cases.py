@@ -1,4 +1,4 @@
-"""Inputs of the kernels, shared by tests and benchmarks."""
+"""Inputs for the kernels, shared by tests and benchmarks."""
 
 import re
 
@@ -9,7 +9,7 @@ from curvedit import ops
 
 
 def run(op, *args, backend, device="cpu"):
-    """Run one backend on one device; skip, and say why, where it cannot."""
+    """Run one backend on one device; skip the test, with the reason, if it cannot."""
     device = "cpu" if backend == "cpp" else device
     placed = [arg.to(device) if isinstance(arg, torch.Tensor) else arg for arg in args]
     try:
@@ -18,7 +18,7 @@ def run(op, *args, backend, device="cpu"):
         if torch.cuda.is_available() and not re.search(
             "takes |needs compute capability", str(reason)
         ):
-            raise  # a machine with a GPU runs every backend, on what it is made for
+            raise  # a machine with a GPU must run every backend that supports it
         pytest.skip(str(reason))
     return ops.call(op, *placed, backend=backend), placed
 
@@ -28,7 +28,7 @@ def normal(*shape, seed=0, dtype=torch.float32):
 
 
 def integers(*shape, seed=0, dtype=torch.float32):
-    """Small enough that sums of products stay exact in float32, and in bfloat16 themselves."""
+    """Integers exact in bfloat16, small enough for exact sums of products in float32."""
     return torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
@@ -42,7 +42,7 @@ def permutation(size, seed=0):
 
 
 def limits_of(m, n, keep_mass, power=1.0):
-    """The staircase that power-law spectra give."""
+    """The staircase of power-law spectra."""
     lam = torch.arange(1, m + 1, dtype=torch.float64) ** -power
     mu = torch.arange(1, n + 1, dtype=torch.float64) ** -power
     return ops.call("staircase_limits", lam, mu, keep_mass)[0]

@@ -1,4 +1,4 @@
-"""Tiny models of many families, random but not degenerate, and ragged data for them."""
+"""Tiny random models of many families, and ragged data for them."""
 
 import torch
 import transformers
@@ -78,7 +78,7 @@ TARGETS = {
 
 
 def build(kind: str) -> nn.Module:
-    """A tiny model with weights large enough that no factor is negligible."""
+    """A tiny model, with weights large enough that no factor is negligible."""
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -95,7 +95,7 @@ def targets(kind: str) -> list[str]:
 
 
 def ragged_batches(kind: str, *, sizes: tuple[int, ...] = (3, 3)) -> list[dict[str, Tensor]]:
-    """The same samples whatever the batch sizes, padded on the right and labelled unevenly."""
+    """Right-padded, unevenly labelled samples, the same for all batch sizes."""
     generator = torch.Generator().manual_seed(1)
     total = sum(sizes)
     if kind == "vit":

@@ -1,9 +1,9 @@
-"""A GPU that is simulated: tensors that say they are on one, and whose numbers are real.
+"""A simulated GPU: tensors that report a GPU as their device, and hold real numbers.
 
-A tensor of this kind is a CPU tensor that reports the device ``cuda:0``; whatever is computed from
-it is of this kind too, gradients included. As on a real GPU, an operation that mixes it with a CPU
-tensor is refused, it is no NumPy array, and ``torch.zeros(..., device="cuda")`` makes one. The
-host's waits for the device are counted.
+A GPU tensor is a CPU tensor that reports the device ``cuda:0``. Everything computed from it is a
+GPU tensor too, gradients included, and ``torch.zeros(..., device="cuda")`` makes one. As on a real
+GPU, mixing it with CPU tensors in one operation is refused, and it does not convert to a NumPy
+array. The calls that would make the host wait for the device are recorded.
 """
 
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ READS = {
     for name in ("item", "tolist", "__float__", "__int__", "__bool__", "__index__", "nonzero")
 } | {torch.equal, torch.nonzero}
 TO_HOST = {Tensor.cpu}
-MOVES = {Tensor.to, Tensor.copy_, Tensor.type, Tensor.cpu}  # take tensors of both kinds
+MOVES = {Tensor.to, Tensor.copy_, Tensor.type, Tensor.cpu}  # accept tensors of both devices
 INDEXING = {Tensor.__getitem__, Tensor.__setitem__}  # an index may be on the CPU
 METADATA = {Tensor.device.__get__, Tensor.is_cuda.__get__, Tensor.is_cpu.__get__}
 
@@ -29,7 +29,7 @@ waits = []
 
 
 class GpuTensor(Tensor):
-    """A CPU tensor that says it is on a GPU."""
+    """A CPU tensor that reports a GPU as its device."""
 
     @property
     def device(self):
@@ -59,7 +59,7 @@ class GpuTensor(Tensor):
 
 
 class _Factories(TorchFunctionMode):
-    """What is made on a GPU is of this kind."""
+    """Intercepts torch, so that tensors created on a GPU are GPU tensors."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -70,14 +70,14 @@ class _Factories(TorchFunctionMode):
 
 @contextmanager
 def simulated_gpu():
-    """Inside, ``device="cuda"`` means the simulated GPU; gives the list of the host's waits."""
+    """Inside, ``device="cuda"`` is the simulated GPU; yields the list of the host's waits."""
     waits.clear()
     with _Factories():
         yield waits
 
 
 def run(function, args, kwargs):
-    """One call of torch: on the CPU, with tensors of this kind in and out."""
+    """Run one torch call on the CPU, with GPU tensors in and out."""
     leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     ours = any(isinstance(leaf, GpuTensor) for leaf in leaves)
     foreign = [leaf for leaf in leaves if not isinstance(leaf, GpuTensor) and leaf.ndim]
@@ -88,7 +88,9 @@ def run(function, args, kwargs):
     if function is Tensor.register_hook and ours:
         tensor, hook = args
         args = (tensor, lambda gradient: _called_back(hook, gradient))
-    if function is PRODUCT and "out_dtype" in kwargs:  # only CUDA has it; products are exact
+    if (
+        function is PRODUCT and "out_dtype" in kwargs
+    ):  # CUDA only; converting first gives the same exact products
         dtype = kwargs["out_dtype"]
         args, kwargs = tuple(arg.to(dtype) for arg in args), {}
     asked = _device_of(function, args, kwargs)
@@ -99,7 +101,7 @@ def run(function, args, kwargs):
         waits.append(_name(function))
     args, kwargs = tree_map(_on_cpu, (args, kwargs))
     if function is Tensor.to and ours and not on_gpu:
-        kwargs = {**kwargs, "copy": True}  # another device's memory is never shared
+        kwargs = {**kwargs, "copy": True}  # devices never share memory
     with torch._C.DisableTorchFunctionSubclass():
         result = function(*args, **kwargs)
     if on_gpu:
@@ -108,13 +110,13 @@ def run(function, args, kwargs):
 
 
 def _called_back(hook, gradient):
-    """A hook runs inside a call of torch, where nothing is intercepted any more: begin again."""
+    """Run a hook inside the mode again, because a hook runs where torch is not intercepted."""
     with torch._C._EnableTorchFunction(), _Factories():
         return hook(_placed(gradient))
 
 
 def _device_of(function, args, kwargs):
-    """The type of the device that is asked for, or None."""
+    """The type of the requested device, or None."""
     device = kwargs.get("device")
     if device is None and function is Tensor.to:
         device = next((arg for arg in args[1:] if isinstance(arg, (str, torch.device))), None)
@@ -153,7 +155,7 @@ def to_gpu(tensor):
 
 
 def model_to_gpu(model):
-    """Move a model's parameters and buffers; ties stay ties."""
+    """Move a model's parameters and buffers, keeping tied ones tied."""
     moved = {}
     for module in model.modules():
         for group, wrap in ((module._parameters, nn.Parameter), (module._buffers, lambda x: x)):

@@ -1,4 +1,4 @@
-"""project from directory to directory: touched bytes, untouched bytes, and refusals."""
+"""``project`` on disk: which bytes it changes, which it copies, and what it refuses."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
 @pytest.fixture(scope="module", params=["llama", "olmo2", "gpt2", "vit"])
 def saved(request, tmp_path_factory):
-    """(kind, checkpoint directory, model, selection)."""
+    """Kind, checkpoint directory, model and selection."""
     kind = request.param
     directory = tmp_path_factory.mktemp(kind) / "model"
     model = models.build(kind)
@@ -34,7 +34,7 @@ def saved(request, tmp_path_factory):
 
 @pytest.fixture
 def llama(tmp_path):
-    """(checkpoint directory, selection) of its own, to be damaged."""
+    """A checkpoint directory that a test may damage, and a selection."""
     model = models.build("llama")
     model.save_pretrained(tmp_path / "model")
     factors = curvedit.fit(model, models.ragged_batches("llama"), targets="*.mlp.*", progress=False)
@@ -42,7 +42,7 @@ def llama(tmp_path):
 
 
 def content(directory):
-    """Bytes of every stored tensor."""
+    """The bytes of every stored tensor."""
     found = {}
     for shard in directory.glob("*.safetensors"):
         raw = shard.read_bytes()
@@ -58,7 +58,7 @@ def test_equals_the_edit_in_memory_and_touches_nothing_else(saved, tmp_path):
     after = content(tmp_path / "edited")
     assert content(directory) == before
     touched = {name for name in before if before[name] != after[name]}
-    if kind == "vit":  # transformers stores it under other names than it loads it
+    if kind == "vit":  # transformers stores its weights under other names
         assert len(touched) == len(selection)
     else:
         assert touched == {f"{name}.weight" for name in selection}

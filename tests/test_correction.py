@@ -1,4 +1,4 @@
-"""EK-FAC: corrected eigenvalues against stored float64 gradients, and the selection they give."""
+"""EK-FAC: corrected eigenvalues against stored float64 gradients, and selections by them."""
 
 import copy
 import dataclasses
@@ -24,7 +24,7 @@ def corrected(model, batches, patterns, per, **options):
 
 
 def truth(model, factors, batches, labels, per):
-    """Squared rotated gradients by ordinary backward passes in float64, one sequence after another."""
+    """Squared rotated gradients from ordinary float64 backward passes, one sequence at a time."""
     model = copy.deepcopy(model).double()
     maps, seen = find_targets(model, list(factors)), {}
 
@@ -78,7 +78,7 @@ def test_batch_size_changes_nothing():
     one = {"input_ids": torch.randint(3, 97, (6, 11), generator=torch.Generator().manual_seed(5))}
     apart = [{"input_ids": one["input_ids"][k : k + 1]} for k in range(6)]
     together, alone = (corrected(model, data, "*.mlp.*", "sequence") for data in ([one], apart))
-    for name in together:  # degenerate directions may turn: compare what does not depend on them
+    for name in together:  # degenerate eigenvectors may rotate: compare an invariant
         torch.testing.assert_close(together[name].S.sum(), alone[name].S.sum(), rtol=1e-4, atol=0)
 
 
@@ -102,7 +102,7 @@ def test_a_head_in_parts_is_refused_and_whole_rows_are_not():
         atol=1e-3 * float(whole["lm_head"].S.max()),
     )
     with pytest.raises(
-        ValueError, match="logits_bytes: expected room for .*got sequences of 'lm_head'"
+        ValueError, match=r"logits_bytes: expected room for .*got sequences of 'lm_head'"
     ):
         corrected(model, batches, "lm_head", "sequence", logits_bytes=12 * 97 * 3)
     corrected(model, batches, "lm_head", "position", logits_bytes=12 * 97 * 3)
@@ -206,7 +206,7 @@ def test_saved_with_its_bases(fitted, tmp_path):
     basis = loaded.basis("G", name)
     (tmp_path / "factors" / f"G.{name}.basis.safetensors").unlink()
     turned = dataclasses.replace(basis, vectors=-basis.vectors)
-    loaded._bases.keep(Key("G", name), turned)  # as if it had been decomposed with other signs
+    loaded._bases.keep(Key("G", name), turned)  # as if decomposed again, with other signs
     with pytest.raises(
         ValueError, match=r"the bases of .* differ from those its corrections were fitted in"
     ):

@@ -1,4 +1,4 @@
-"""Dispatch: what is asked for runs or raises; a bare name says where it does not apply."""
+"""Dispatch: a requested backend runs or raises; a bare name warns where it does not apply."""
 
 import warnings
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
 @pytest.fixture
 def asking(monkeypatch):
-    """Sets CURVEDIT_BACKEND as a fresh process would see it."""
+    """A function that sets CURVEDIT_BACKEND, as a fresh process would see it."""
 
     def ask(text):
         monkeypatch.setenv(ops.VARIABLE, text)
@@ -48,7 +48,7 @@ def test_choose_returns_what_runs_and_says_what_it_is():
 
 def test_the_instruction_set_is_that_of_the_input():
     labels = {ops.choose("syrk_accumulate", *syrk_case(d)).variant for d in (torch.float32,)}
-    assert labels <= {"avx512", "avx2", "portable"}  # the matrix unit takes bfloat16 alone
+    assert labels <= {"avx512", "avx2", "portable"}  # AMX multiplies bfloat16 only
 
 
 def test_a_record_names_every_backend_that_ran():
@@ -94,7 +94,7 @@ def test_a_bare_backend_says_which_ops_do_not_have_it(asking):
     spectrum = torch.ones(3).double()
     with pytest.warns(UserWarning, match=r"no backend 'wgmma' for syrk_accumulate_pair, .*limits"):
         assert ops.choose("staircase_limits", spectrum, spectrum, 0.5).backend == "cpp"
-    with warnings.catch_warnings():  # once is enough
+    with warnings.catch_warnings():  # warned once only
         warnings.simplefilter("error")
         ops.choose("staircase_limits", spectrum, spectrum, 0.5)
 
@@ -109,7 +109,7 @@ def test_a_bare_backend_that_this_machine_cannot_run_raises(asking):
 
 
 def test_a_bare_backend_leaves_calls_that_it_does_not_take(asking):
-    asking("reference")  # takes float32 alone
+    asking("reference")  # takes float32 only
     assert ops.choose("syrk_accumulate", *syrk_case()).backend == "reference"
     with pytest.warns(UserWarning, match="syrk_accumulate uses its default where reference takes"):
         chosen = ops.choose("syrk_accumulate", *syrk_case(torch.bfloat16))

@@ -1,4 +1,4 @@
-"""Eigendecomposition: a certified basis or a clear error, whatever the factor."""
+"""Eigendecomposition: for any factor, a certified basis or a clear error."""
 
 import itertools
 import math
@@ -167,7 +167,11 @@ def test_small_and_large_together(monkeypatch, tmp_path):
     factors = Factors.from_moments(moments)
     factors.save(tmp_path / "factors")
     rank(factors, keep_mass=0.5, progress=False)
-    assert calls == [1, 1, 3]  # 5, 6, the three output factors of 7; 12 goes alone
+    assert calls == [
+        1,
+        1,
+        3,
+    ]  # sizes 5 and 6, and the three output factors of size 7; 12 is decomposed alone
     for name in factors:
         fresh = eigen.decompose("A", factors[name].A)
         torch.testing.assert_close(factors.basis("A", name).values, fresh.values)

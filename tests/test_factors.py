@@ -1,4 +1,4 @@
-"""Factors as a value and as a directory."""
+"""Factors in memory and on disk: bases, merging, checks, and damaged directories."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""fit against a plain float64 autograd computation, and what it refuses."""
+"""``fit`` against plain float64 autograd, and what it refuses."""
 
 import copy
 import warnings
@@ -20,7 +20,7 @@ SEED = 3
 
 
 def summed_loss(logits, batch, labels, first):
-    """The loss of the contract written out: labels and positions one by one."""
+    """The loss as the contract defines it, one label and one position at a time."""
     terms = []
     if logits.ndim == 2:
         for row in range(len(logits)):
@@ -43,12 +43,12 @@ def summed_loss(logits, batch, labels, first):
 
 
 def draw(logits, sample, position):
-    chance = sampling.uniform(SEED, torch.tensor([sample]), torch.tensor([position]))
-    return sampling.sample_labels(logits.detach()[None].float().softmax(-1), chance)[0]
+    drawn = sampling.uniform(SEED, torch.tensor([sample]), torch.tensor([position]))
+    return sampling.sample_labels(logits.detach()[None].float().softmax(-1), drawn)[0]
 
 
 def truth(model, patterns, batches, labels):
-    """Mean factors by an ordinary backward pass in float64, one batch after another."""
+    """Mean factors from ordinary backward passes in float64, one batch at a time."""
     model = copy.deepcopy(model).double()
     maps = find_targets(model, patterns)
     seen, totals, first = {}, {}, 0
@@ -113,7 +113,7 @@ def test_stops_at_the_lowest_target(patterns):
         layer.self_attn.register_forward_hook(lambda *_, n=number: runs.__setitem__(n, runs[n] + 1))
     factors = curvedit.fit(model, batches, targets=patterns, seed=SEED, progress=False)
     lowest = int(patterns.split(".")[2])
-    assert runs == [6 if lowest <= n < 2 else 4 for n in range(3)]  # two to see that it is causal
+    assert runs == [6 if lowest <= n < 2 else 4 for n in range(3)]  # two for the causality check
     assert largest_error(factors, truth(model, patterns, batches, "sampled")) < 1e-5
 
 
@@ -171,39 +171,6 @@ def test_order_changes_nothing_when_samples_are_numbered():
         torch.testing.assert_close(there[name].G, back[name].G, rtol=1e-4, atol=1e-7)
 
 
-def test_draws_depend_on_their_key_alone():
-    samples, positions = torch.arange(50)[:, None], torch.arange(40)[None]
-    table = sampling.uniform(7, samples, positions)
-    assert torch.equal(table[13:14, 5:9], sampling.uniform(7, samples[13:14], positions[:, 5:9]))
-    assert not torch.equal(table, sampling.uniform(8, samples, positions))
-    assert table.min() >= 0
-    assert table.max() < 1
-    assert table.unique().numel() == table.numel()
-    assert abs(table.mean() - 0.5) < 0.02
-
-
-def test_labels_follow_the_distribution():
-    logits = torch.tensor([0.0, 2.0, -1.0, 1.0])
-    draws = sampling.uniform(0, torch.arange(20000), torch.zeros(20000, dtype=torch.int64))
-    labels = sampling.sample_labels(logits.softmax(0).expand(20000, 4), draws)
-    shares = labels.bincount(minlength=4) / 20000
-    torch.testing.assert_close(shares, logits.softmax(0), atol=0.01, rtol=0)
-
-
-@pytest.mark.parametrize("classes", [1, 255, 256, 257, 512, 1000])
-def test_labels_invert_the_cumulative_distribution(classes):
-    chances = torch.rand(64, classes, generator=torch.Generator().manual_seed(classes)).double()
-    chances[:, ::3] = 0
-    chances[:, -1] = 1
-    draws = torch.linspace(0, 1 - 2**-53, 64, dtype=torch.float64)
-    labels = sampling.sample_labels(chances, draws)
-    for row, draw, label in zip(chances, draws, labels, strict=True):
-        cumulative = row.cumsum(0)
-        expected = int((cumulative <= draw * cumulative[-1] * (1 - 1e-14)).sum())
-        assert int(label) == expected
-        assert row[label] > 0
-
-
 def test_labels_that_are_no_class_are_refused():
     model = torch.nn.Sequential(torch.nn.Linear(3, 2))
     data = [(torch.randn(4, 3), torch.tensor([0, 1, 2, -100]))]
@@ -224,7 +191,7 @@ def test_shared_inputs_have_one_factor():
 
 
 class Perceptron(nn.Module):
-    """No block list, a map that is used twice, in-place activation."""
+    """A model without a block list, with a map called twice and an in-place activation."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every stage on a simulated GPU: it runs, the numbers are the CPU's, and what ran is recorded."""
+"""Every stage on a simulated GPU: it runs, matches the CPU, and records its backends."""
 
 import re
 import warnings
@@ -43,7 +43,7 @@ def assert_same_factors(ours, expected, tolerance=1e-5):
     for key in expected.keys_of_sums():
         got, want = ours.sum(key), expected.sum(key)
         assert got.device == GPU
-        # storage above the diagonal is never read
+        # storage above the diagonal is never read, so it may differ
         size = expected.targets[key.target].shape[1 if key.kind.startswith("A") else 0]
         got, want = got.cpu(), want
         if key.kind != "S":
@@ -52,7 +52,7 @@ def assert_same_factors(ours, expected, tolerance=1e-5):
 
 
 def cases_of(op):
-    """Arguments of an op, on the CPU."""
+    """Arguments for an op, on the CPU."""
     w, u_out, u_in = normal(12, 9), orthogonal(12), orthogonal(9)
     x, offsets = integers(40, 130), torch.tensor([0, 13, 13, 40])
     return {
@@ -80,7 +80,7 @@ def test_every_op_has_a_default_there(op, gpu):
 
 @pytest.fixture
 def products(gpu, monkeypatch):
-    """The matrix products that run, as (shape, input dtype, output dtype)."""
+    """A list of the matrix products that run, as (shape, input dtype, output dtype)."""
     seen = []
     right = torch.mm
 
@@ -126,7 +126,7 @@ def test_float32_and_weighted_float16_are_multiplied_in_float32(products, dtype)
     out = to_gpu(tiles.zeros(70))
     ops.call("syrk_accumulate", out, to_gpu(x), to_gpu(weight))
     assert torch.equal(tiles.unpack(out.cpu(), 70), (x.float() * weight[:, None]).T @ x.float())
-    assert not products  # no product of halves
+    assert not products  # no half-precision product
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "vit"])
@@ -149,7 +149,7 @@ def test_fit_of_a_second_pass(gpu):
     on_cpu, on_gpu = pair_on("llama")
     expected = fitted(on_cpu, "llama", corrected="sequence")
     ours = fitted(on_gpu, "llama", corrected="sequence")
-    for name in expected:  # degenerate directions may turn: compare what does not depend on them
+    for name in expected:  # degenerate eigenvectors may rotate: compare an invariant
         torch.testing.assert_close(
             ours[name].S.cpu().sum(), expected[name].S.sum(), rtol=1e-3, atol=0
         )
@@ -232,7 +232,7 @@ def test_mixed_devices_are_refused(gpu):
 
 @pytest.fixture
 def hopper(gpu, monkeypatch):
-    """A GPU of compute capability 9.0, whose own kernel is stood in for by torch's products."""
+    """A GPU of compute capability 9.0, with torch standing in for the Hopper kernel."""
     from curvedit.kernels import syrk_accumulate_torch
     from curvedit.ops import cuda_wgmma, dispatch
 
@@ -272,7 +272,7 @@ def test_a_fit_runs_with_the_kernel_of_hopper(hopper, kind, weighted):
     said = " ".join(str(warning.message) for warning in caught)
     assert "no backend 'wgmma' for syrk_accumulate_pair" in said
     record = factors.provenance["backend"]
-    if weighted:  # two sums at once, or one with weights: neither is for Hopper's kernel
+    if weighted:  # the Hopper kernel does neither two sums at once nor a weighted sum
         assert record == {"syrk_accumulate_pair": "torch", "syrk_accumulate": "torch"}
         assert "syrk_accumulate uses its default where wgmma takes no weights" in said
     else:

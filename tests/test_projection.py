@@ -1,4 +1,4 @@
-"""project in memory: what it changes, what it leaves, and how it is undone."""
+"""``project`` in memory: what it changes, what it leaves alone, and how it is undone."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""rank: spectra in, staircases out."""
+"""``rank``: which components each criterion keeps, and what it refuses."""
 
 import pickle
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
 
 def moments(sizes, seed=0):
-    """Random factors with falling spectra for targets of the given (d_out, d_in)."""
+    """Random factors with decaying spectra, for targets of the given (d_out, d_in)."""
     generator = torch.Generator().manual_seed(seed)
 
     def factor(n):

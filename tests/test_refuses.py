@@ -1,4 +1,4 @@
-"""One contract per op: every backend refuses the same arguments with the same words."""
+"""One contract per op: every backend refuses the same arguments with the same message."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def grouped(*bounds):
     return {"offsets": torch.tensor(bounds), "out": torch.zeros(groups, 1, 128, 128)}
 
 
-# what is changed in a sound case, the error, and what its message says
+# Changes to a valid case, the error that they cause, and its message.
 SYRK = [
     ({"x": torch.ones(4)}, ValueError, r"x: expected shape \(tokens, d\), got \(4,\)"),
     ({"x": torch.ones(4, 3).double()}, TypeError, "x: expected one of"),
@@ -172,7 +172,7 @@ EVERY = [
 def test_every_op_is_here():
     assert set(REFUSED) == set(ops.operations())
     for op, (sound, _) in REFUSED.items():
-        ops.choose(op, *sound().values())  # the case itself is not what is refused
+        ops.choose(op, *sound().values())  # the unchanged case is accepted
 
 
 @pytest.mark.parametrize(("op", "backend", "number"), EVERY)
