@@ -290,16 +290,19 @@ def test_meta_tensors_are_planned_for_without_values():
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("op", ops.operations())
 def test_fake_tensors_are_planned_for_without_values(op, device):
+    real = cases_of(op)
     with FakeTensorMode():
         fake = [
             torch.empty(arg.shape, dtype=arg.dtype, device=device)
             if isinstance(arg, torch.Tensor)
             else arg
-            for arg in cases_of(op)
+            for arg in real
         ]
-        expected = {"cpu": ("cpp", "torch"), "cuda": ("torch", "reference")}[device]
-        assert ops.choose(op, *fake).backend in expected
+        chosen = ops.choose(op, *fake)
+        assert chosen.backend in ("torch", "reference")  # nothing that takes a pointer
         assert set(ops.explain(op, *fake)) == set(ops.backends(op))
+        if device == "cpu" and op.startswith("syrk"):
+            chosen(*fake)
 
 
 def test_a_gpu_that_torch_cannot_use_is_a_reason_not_a_crash():

@@ -2,7 +2,8 @@
 
 Four stages, four values::
 
-    model + batches --fit--> Factors --rank--> Selection --project--> edited weights --evaluate--> Report
+    model + batches --fit--> Factors --rank--> Selection
+    weights + Selection --project--> edited weights --evaluate--> Report
 """
 
 from importlib.metadata import version as _version

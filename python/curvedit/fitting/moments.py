@@ -6,9 +6,9 @@ The sums are of ``a a^T`` and ``g g^T``, and of the same weighted by ``|g|^2`` a
 import torch
 from torch import Tensor
 
-from curvedit import ops
 from curvedit.factors import Key
 from curvedit.fitting.observer import Call
+from curvedit.ops import Record, choose, tiles
 
 _ACCEPTED = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -20,7 +20,7 @@ class Moments:
         """Start empty; a sum is created when its target is first called."""
         self.weighted = weighted
         self.sums: dict[Key, Tensor] = {}
-        self.record = ops.Record()
+        self.record = Record()
 
     def add(
         self, call: Call, gradients: Tensor, input_norms: Tensor, gradient_norms: Tensor
@@ -49,11 +49,11 @@ class Moments:
                 )
             else:
                 continue
-            implementation = ops.choose(op, *arguments, trusted=True)
+            implementation = choose(op, *arguments, trusted=True)
             implementation(*arguments)
             self.record.used(implementation)
 
     def _sum(self, key: Key, rows: Tensor) -> Tensor:
         if key not in self.sums:
-            self.sums[key] = ops.tiles.zeros(rows.shape[1], device=rows.device)
+            self.sums[key] = tiles.zeros(rows.shape[1], device=rows.device)
         return self.sums[key]

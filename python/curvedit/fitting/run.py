@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from curvedit import ops
 from curvedit.data import Batch, read_batch
 from curvedit.factors import Key
 from curvedit.fitting.objective import Objective
@@ -16,13 +15,14 @@ from curvedit.fitting.observer import Call, Observer
 from curvedit.fitting.streaming import NotStreamableError, streamed_backward
 from curvedit.meter import peak_memory
 from curvedit.models import Stack, call, device_of, require_causal
+from curvedit.ops import Record
 
 
 class Accumulator(Protocol):
     """The sums that a pass accumulates."""
 
     sums: dict[Key, Tensor]
-    record: ops.Record
+    record: Record
 
     def add(
         self, call: Call, gradients: Tensor, input_norms: Tensor, gradient_norms: Tensor

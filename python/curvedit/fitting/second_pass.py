@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvedit import ops
 from curvedit.factors import Factors, Key
 from curvedit.fitting.observer import Call, Observer
 from curvedit.fitting.run import Run
 from curvedit.meter import metered
 from curvedit.models import device_of, frozen
+from curvedit.ops import Record, choose
 
 PER = ("sequence", "position")
 
@@ -73,7 +73,7 @@ class EigenvalueSums:
         """Start empty; a sum is created when its target is first called."""
         self.bases, self.per, self.positions = dict(bases), per, positions
         self.sums: dict[Key, Tensor] = {}
-        self.record = ops.Record()
+        self.record = Record()
 
     def add(self, call: Call, gradients: Tensor, *_: Tensor) -> None:
         """Rotate gradients into the bases, sum over each sequence, square, and add to ``S``.
@@ -97,7 +97,7 @@ class EigenvalueSums:
         offsets = None
         if self.per == "sequence":
             offsets = torch.arange(call.sequences + 1, device=g.device) * (len(g) // call.sequences)
-        implementation = ops.choose(
+        implementation = choose(
             "second_moment_accumulate", self.sums[key], g, a, offsets, trusted=True
         )
         implementation(self.sums[key], g, a, offsets)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvedit.kernels.contract import HALVES
+from curvedit.kernels.contract import HALVES, has_values
 from curvedit.kernels.second_moment_accumulate_checks import require_second_moment
 from curvedit.kernels.staircase_limits_checks import require_spectra
 from curvedit.kernels.staircase_project_checks import require_mask, require_staircase
@@ -62,6 +62,10 @@ class Op:
 
 def _off_cpu(device: torch.device) -> str:
     return "" if device.type == "cpu" else f"needs CPU tensors, got {device}"
+
+
+def _fake(first: Tensor, *_: Any) -> str:
+    return "" if has_values(first) else "takes tensors with memory behind them, got a fake one"
 
 
 def _off_triton(device: torch.device) -> str:
@@ -174,7 +178,7 @@ TABLE: dict[str, Op] = {
     "syrk_accumulate": Op(
         require_syrk,
         (
-            Backend("cpp", _CPU, _off_cpu, variant=_syrk_instructions),
+            Backend("cpp", _CPU, _off_cpu, _fake, _syrk_instructions),
             Backend("cuda", _CUDA, _off_cuda, _cuda_syrk, by_name_only=_UNMEASURED),
             Backend(
                 "wgmma", "curvedit.ops.cuda_wgmma", _off_hopper, _wgmma, by_name_only=_UNMEASURED
@@ -192,7 +196,7 @@ TABLE: dict[str, Op] = {
     "syrk_accumulate_pair": Op(
         require_pair,
         (
-            Backend("cpp", _CPU, _off_cpu, variant=_pair_instructions),
+            Backend("cpp", _CPU, _off_cpu, _fake, _pair_instructions),
             Backend("cuda", _CUDA, _off_cuda, _cuda_pair, by_name_only=_UNMEASURED),
             Backend(
                 "triton",
@@ -207,7 +211,7 @@ TABLE: dict[str, Op] = {
     "second_moment_accumulate": Op(
         require_second_moment,
         (
-            Backend("cpp", _CPU, _off_cpu, variant=_moment_instructions),
+            Backend("cpp", _CPU, _off_cpu, _fake, _moment_instructions),
             Backend(
                 "triton",
                 f"{_KERNELS}.second_moment_accumulate_triton",
@@ -222,7 +226,10 @@ TABLE: dict[str, Op] = {
     ),
     "staircase_limits": Op(
         require_spectra,
-        (Backend("cpp", _CPU, _off_cpu), Backend("reference", f"{_KERNELS}.staircase_limits_ref")),
+        (
+            Backend("cpp", _CPU, _off_cpu, _fake),
+            Backend("reference", f"{_KERNELS}.staircase_limits_ref"),
+        ),
     ),
     "staircase_project": _projections(require_staircase),
     "staircase_rotate": _projections(require_staircase),

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvedit import ops
 from curvedit.checks import require_finite, require_shape
 from curvedit.models import weight_hash
+from curvedit.ops import call, choose
 from curvedit.selection import Selection, TargetSelection
 
 
@@ -88,7 +88,7 @@ def rotate_once(
         return None
     out, inputs = _bases(among[0], name, weight)
     most = torch.stack(shared).amax(dim=0).to(weight.device)
-    components: Tensor = ops.call("staircase_rotate", weight, out, inputs, most, backend=backend)
+    components: Tensor = call("staircase_rotate", weight, out, inputs, most, backend=backend)
     return components
 
 
@@ -122,7 +122,7 @@ def edit_weight(
         )
     else:
         op, arguments = "staircase_project", (weight, out, inputs, target.limits.to(weight.device))
-    project = ops.choose(op, *arguments, backend=backend)
+    project = choose(op, *arguments, backend=backend)
     kept: Tensor = project(*arguments)
     if removed_scale:
         kept = kept.lerp_(weight.float(), removed_scale)

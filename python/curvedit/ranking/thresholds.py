@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvedit import ops
+from curvedit.ops import choose
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ProductScores:
 
     def keep(self, share: float) -> Kept:
         """Keep the smallest set whose mass reaches the share."""
-        limits, threshold, number, mass = ops.choose("staircase_limits", self.lam, self.mu, share)(
+        limits, threshold, number, mass = choose("staircase_limits", self.lam, self.mu, share)(
             self.lam, self.mu, share
         )
         return Kept(limits, None, threshold, number, mass)
