@@ -6,7 +6,7 @@ Arguments were checked by ``choose``.
 import torch
 from torch import Tensor
 
-from curvedit import _C
+import curvedit._C as _C
 from curvedit.kernels.second_moment_accumulate_torch import accumulate_tokens
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

@@ -5,7 +5,7 @@ import os
 import torch
 from torch import Tensor
 
-from curvedit import _C
+import curvedit._C as _C
 from curvedit.kernels.splits import in_two_calls, shares_of
 from curvedit.kernels.tiles import tile_count
 

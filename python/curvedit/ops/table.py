@@ -20,7 +20,7 @@ from curvedit.kernels.staircase_project_checks import require_mask, require_stai
 from curvedit.kernels.syrk_accumulate_checks import require_pair, require_syrk
 
 try:
-    from curvedit import _C
+    import curvedit._C as _C
 except ImportError as error:
     if "_C" not in str(error):
         raise
