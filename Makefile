@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*)
 MACHINE ?= local
 
-.PHONY: help setup demo test format bench gpu clean
+.PHONY: help setup demo test format hooks bench gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,10 @@ test: $(STAMP)  ## lint, types, tests, doctests
 format: $(STAMP)  ## format the Python sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+hooks: $(STAMP)  ## install the pre-commit hooks
+	$(BIN)/python -m pip install --quiet pre-commit
+	$(BIN)/pre-commit install
 
 bench: $(STAMP)  ## run the benchmarks and save their JSON under benchmarks/results/$(MACHINE)
 	mkdir -p benchmarks/results/$(MACHINE)
