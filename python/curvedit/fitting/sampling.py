@@ -58,7 +58,7 @@ def sample_labels(
     cumulative = groups.cumsum(-1, dtype=torch.float64)
     wanted = draws[..., None] * cumulative[..., -1:]
     group = _invert(cumulative, wanted)
-    before = (cumulative - groups).gather(-1, group)
+    before = torch.nn.functional.pad(cumulative, (1, -1)).gather(-1, group)
     members = group * _GROUP + torch.arange(_GROUP, device=probabilities.device)
     inside = probabilities.gather(-1, members.clamp(max=classes - 1)).where(members < classes, 0.0)
     label: Tensor = group * _GROUP + _invert(

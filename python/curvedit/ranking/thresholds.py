@@ -171,4 +171,6 @@ def packed(flags: Tensor) -> Tensor:
 def _rounded_up(threshold: float) -> float:
     """Return the smallest float32 at or above the threshold; float32 scores compare the same."""
     rounded = np.float32(threshold)
-    return float(rounded if rounded >= threshold else np.nextafter(rounded, np.float32(np.inf)))
+    return float(
+        rounded if float(rounded) >= threshold else np.nextafter(rounded, np.float32(np.inf))
+    )
