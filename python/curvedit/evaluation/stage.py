@@ -1,4 +1,4 @@
-"""The verb of the stage: takes every measure of a suite of one model."""
+"""Stage 4, evaluate: a model and a Suite in, a Report out. Takes every measure of the suite."""
 
 import platform
 from dataclasses import replace
