@@ -1,4 +1,4 @@
-"""This revision beside another one: ``python benchmarks/against.py OTHER_PYTHON [--json FILE]``.
+"""This revision beside another one: ``python benchmarks/against.py OTHER_PYTHON``.
 
 OTHER_PYTHON is the interpreter of an environment in which the other revision is installed::
 
@@ -14,6 +14,7 @@ Workloads use only what both revisions have: the public functions and ``ops.call
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -159,6 +160,7 @@ def import_seconds(python):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("other", metavar="OTHER_PYTHON")
+    parser.add_argument("--revision", default="", help="the other's revision, for the JSON")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -187,7 +189,17 @@ def main():
         )
         sys.stdout.flush()
     if options.json:
-        record = {"cores": os.cpu_count(), "rounds": options.rounds, "workloads": rows}
+        describe = ["git", "describe", "--always", "--dirty"]
+        here = Path(__file__).parent
+        found = subprocess.run(describe, check=True, capture_output=True, text=True, cwd=here)
+        record = {
+            "revision": found.stdout.strip(),
+            "other": options.revision,
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "rounds": options.rounds,
+            "workloads": rows,
+        }
         options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
