@@ -6,17 +6,21 @@ Four stages, four values::
     weights + Selection --project--> edited weights --evaluate--> Report
 """
 
+from importlib import import_module
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
 from curvedit.data import image_batches, token_batches
-from curvedit.evaluation import Passages, Suite, evaluate
 from curvedit.factors import Factors
 from curvedit.fitting import fit
 from curvedit.ops import torch_library as torch_library  # registers torch.ops.curvedit
 from curvedit.projection import Edit, project, project_each
 from curvedit.ranking import rank
-from curvedit.report import Report
 from curvedit.selection import Selection, load_selection, save_selection
+
+if TYPE_CHECKING:
+    from curvedit.evaluation import Passages, Suite, evaluate
+    from curvedit.report import Report
 
 __version__ = _version("curvedit")
 
@@ -37,3 +41,21 @@ __all__ = [
     "save_selection",
     "token_batches",
 ]
+
+# Loaded when first used: an edit needs no measures, drawings or pages.
+_LATER = {
+    "Passages": "curvedit.evaluation",
+    "Report": "curvedit.report",
+    "Suite": "curvedit.evaluation",
+    "evaluate": "curvedit.evaluation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,24 @@ class BasisStore:
             ValueError: its file is damaged.
         """
         path = self._path(key)
-        return self._bases[key].certificate if path is None else read_certificate(path)
+        if path is None:
+            return self._bases[key].certificate
+        with _opened(path) as stored:
+            return _certificate(stored)
+
+    def values(self, key: Key) -> Tensor:
+        """Return the eigenvalues of a cached basis, without reading its vectors from a file.
+
+        Raises:
+            KeyError: the basis is not cached.
+            ValueError: its file is damaged.
+        """
+        path = self._path(key)
+        if path is None:
+            return self._bases[key].values
+        with _opened(path) as stored:
+            values: Tensor = stored.get_tensor("values")
+            return values
 
     def keep(self, key: Key, basis: Basis) -> None:
         """Cache a basis."""
@@ -96,26 +114,9 @@ def read_basis(path: Path) -> Basis:
     Raises:
         ValueError: the file is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as stored:
-            certificate = json.loads(stored.metadata()["certificate"])
-            return Basis(stored.get_tensor("values"), stored.get_tensor("vectors"), certificate)
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise _damaged(path, error) from error
-
-
-def read_certificate(path: Path) -> dict[str, Any]:
-    """Read the certificate of a basis from its file.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as stored:
-            found: dict[str, Any] = json.loads(stored.metadata()["certificate"])
-            return found
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise _damaged(path, error) from error
+    with _opened(path) as stored:
+        certificate = _certificate(stored)
+        return Basis(stored.get_tensor("values"), stored.get_tensor("vectors"), certificate)
 
 
 def write_basis(path: Path, basis: Basis) -> None:
@@ -130,5 +131,18 @@ def write_basis(path: Path, basis: Basis) -> None:
         raise
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"factors: {path} is damaged ({error}); delete it to have it recomputed")
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open the file of a basis, and say which one it is if it turns out to be damaged."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            yield stored
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"factors: {path} is damaged ({error}); delete it to have it recomputed"
+        ) from error
+
+
+def _certificate(stored: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(stored.metadata()["certificate"])
+    return found

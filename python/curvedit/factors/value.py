@@ -149,8 +149,14 @@ class Factors(Mapping[str, TargetFactors]):
             ValueError: the factor, or its cached basis, is damaged or not valid.
             RuntimeError: it could not be decomposed accurately enough.
         """
-        self.decompose([(kind, name)], progress=False)
-        return self._bases.get(self._key(kind, name))
+        return self._bases.get(self._decomposed(kind, name))
+
+    def spectrum(self, kind: str, name: str) -> Tensor:
+        """Return the eigenvalues of a mean factor, (n,) float64, without reading its eigenvectors.
+
+        Raises what :meth:`basis` raises.
+        """
+        return self._bases.values(self._decomposed(kind, name))
 
     def certificate(self, kind: str, name: str) -> Mapping[str, Any]:
         """Return the record of how well a basis satisfies its defining equations.
@@ -158,8 +164,14 @@ class Factors(Mapping[str, TargetFactors]):
         The keys are ``residual``, ``orthogonality``, ``rank``, ``smallest``, ``condition``,
         ``precision`` and ``retried``. Raises what :meth:`basis` raises.
         """
-        self.decompose([(kind, name)], progress=False)
-        return self._bases.certificate(self._key(kind, name))
+        return self._bases.certificate(self._decomposed(kind, name))
+
+    def _decomposed(self, kind: str, name: str) -> Key:
+        """Return the key of a factor that has been decomposed, now if not before."""
+        key = self._key(kind, name)
+        if key not in self._bases:
+            self.decompose([(kind, name)], progress=False)
+        return key
 
     def decompose(self, kinds: Iterable[tuple[str, str]], *, progress: bool = True) -> None:
         """Decompose factors ahead of :meth:`basis`, several small ones at a time.

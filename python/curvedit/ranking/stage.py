@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from curvedit.checks import require_choice, require_share
 from curvedit.factors import Factors
@@ -93,7 +93,7 @@ def rank(
             for key in ("labels", "seed", "data", "positions", "model")
         },
     }
-    picked = {name: _selected(factors, name, found, chosen) for name, found in kept.items()}
+    picked = {name: _selected(factors, name, found) for name, found in kept.items()}
     return Selection(picked, recipe, factors, chosen.kinds)
 
 
@@ -111,11 +111,9 @@ def _requests(
     ]
 
 
-def _selected(factors: Factors, name: str, kept: Kept, criterion: Criterion) -> TargetSelection:
+def _selected(factors: Factors, name: str, kept: Kept) -> TargetSelection:
     target = factors.targets[name]
-    values: list[Tensor | None] = [None, None]
-    if kept.limits is not None and criterion.kinds is not None:
-        values = [factors.basis(kind, name).values for kind in criterion.kinds]
+    values_out, values_in = kept.spectra or (None, None)
     return TargetSelection(
         name=name,
         shape=target.shape,
@@ -126,6 +124,6 @@ def _selected(factors: Factors, name: str, kept: Kept, criterion: Criterion) -> 
         mass=kept.mass,
         weight_sha256=target.weight_sha256,
         weight_dtype=target.weight_dtype,
-        values_out=values[0],
-        values_in=values[1],
+        values_out=values_out,
+        values_in=values_in,
     )

@@ -25,6 +25,7 @@ class Kept:
     threshold: float  # the smallest kept score
     number: int  # of kept components
     mass: float  # kept share of the total score
+    spectra: tuple[Tensor, Tensor] | None = None  # whose products are the scores, if so
 
 
 class Scores(Protocol):
@@ -73,13 +74,14 @@ class ProductScores:
         limits, threshold, number, mass = choose("staircase_limits", self.lam, self.mu, share)(
             self.lam, self.mu, share
         )
-        return Kept(limits, None, threshold, number, mass)
+        return Kept(limits, None, threshold, number, mass, (self.lam, self.mu))
 
     def keep_above(self, threshold: float) -> Kept:
         """Keep every component whose score is at least the threshold."""
         limits = self._at_or_above(threshold)
         mass = float((self.lam * self._sums[limits]).sum() / (self.lam.sum() * self.mu.sum()))
-        return Kept(limits.int(), None, threshold, int(limits.sum()), mass)
+        spectra = self.lam, self.mu
+        return Kept(limits.int(), None, threshold, int(limits.sum()), mass, spectra)
 
     def _at_or_above(self, threshold: float) -> Tensor:
         """Count the scores of each output eigenvector at or above the threshold: (d_out,) int64."""

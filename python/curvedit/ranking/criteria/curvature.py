@@ -13,7 +13,7 @@ from curvedit.selection import Kinds
 
 
 def _scores(kinds: Kinds, request: Request) -> ProductScores:
-    lam, mu = (request.factors.basis(kind, request.name).values for kind in kinds)
+    lam, mu = (request.factors.spectrum(kind, request.name) for kind in kinds)
     if not float(lam.sum()) * float(mu.sum()) > 0.0:
         raise no_curvature(request.name)
     return ProductScores(lam, mu)
