@@ -5,6 +5,7 @@ spectra remain two vectors and keep a staircase; all others are a table and keep
 the mass above a threshold, so that one bisection finds the common threshold of several targets.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -42,7 +43,10 @@ class ComparableScores(Scores, Protocol):
     """Scores in units common to all targets, so that several can share one threshold."""
 
     total: float
-    largest: float
+
+    @property
+    def largest(self) -> float:
+        """The largest score."""
 
     def mass_above(self, threshold: float) -> float:
         """Return the sum of the scores that are at least the threshold."""
@@ -62,8 +66,16 @@ class ProductScores:
         """Score components by the products of these eigenvalues."""
         self.lam, self.mu = lam, mu
         self.total = float(lam.sum() * mu.sum())
-        self.largest = float(lam[0] * mu[0])
-        self._sums = torch.cat([mu.new_zeros(1), mu.cumsum(0)])
+
+    @property
+    def largest(self) -> float:
+        """The largest score."""
+        return float(self.lam[0] * self.mu[0])
+
+    @functools.cached_property
+    def _sums(self) -> Tensor:
+        """Sums of the first 0, 1, … eigenvalues ``mu``."""
+        return torch.cat([self.mu.new_zeros(1), self.mu.cumsum(0)])
 
     def mass_above(self, threshold: float) -> float:
         """Return the sum of the scores that are at least the threshold."""
@@ -107,22 +119,24 @@ class TableScores:
         """Score components as in the table."""
         self.scores = scores.cpu()
         self.total = float(self.scores.sum(dtype=torch.float64))
-        self.largest = float(self.scores.max())
-        # The sorted scores, and for each the sum of those before it.
-        self._ascending: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def largest(self) -> float:
+        """The largest score."""
+        return float(self.scores.max())
+
+    @functools.cached_property
+    def _ascending(self) -> tuple[Tensor, Tensor]:
+        """The sorted scores, and for each the sum of those before it; then the sum of all."""
+        values = self.scores.flatten().sort().values
+        sums = torch.cat([values.new_zeros(1, dtype=torch.float64), values.double().cumsum(0)])
+        return values, sums
 
     def mass_above(self, threshold: float) -> float:
         """Return the sum of the scores that are at least the threshold."""
-        if self._ascending is None:
-            values = self.scores.flatten().sort().values
-            self._ascending = (
-                values,
-                torch.cat([values.new_zeros(1, dtype=torch.float64), values.double().cumsum(0)]),
-            )
         values, sums = self._ascending
-        return float(
-            sums[-1] - sums[torch.searchsorted(values, torch.tensor(_rounded_up(threshold)))]
-        )
+        first = torch.searchsorted(values, torch.tensor(_rounded_up(threshold)))
+        return float(sums[-1] - sums[first])
 
     def keep(self, share: float) -> Kept:
         """Keep the smallest set whose mass reaches the share."""

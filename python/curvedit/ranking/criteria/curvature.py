@@ -14,9 +14,10 @@ from curvedit.selection import Kinds
 
 def _scores(kinds: Kinds, request: Request) -> ProductScores:
     lam, mu = (request.factors.spectrum(kind, request.name) for kind in kinds)
-    if not float(lam.sum()) * float(mu.sum()) > 0.0:
+    scores = ProductScores(lam, mu)
+    if not scores.total > 0.0:
         raise no_curvature(request.name)
-    return ProductScores(lam, mu)
+    return scores
 
 
 _PLAIN, _WEIGHTED = ("G", "A"), ("G_w", "A_w")
