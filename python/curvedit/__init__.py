@@ -7,7 +7,7 @@ Four stages, four values::
 """
 
 from importlib import import_module
-from importlib.metadata import version as _version
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from curvedit.data import image_batches, token_batches
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from curvedit.evaluation import Passages, Suite, evaluate
     from curvedit.report import Report
 
-__version__ = _version("curvedit")
+    __version__: str
 
 __all__ = [
     "Edit",
@@ -52,10 +52,12 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # reading it takes milliseconds
+        return version("curvedit")
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LATER[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})
