@@ -240,7 +240,9 @@ def test_custom_loss():
 
 def test_positions_first_takes_the_class_token_only():
     model, batches = models.build("vit"), models.ragged_batches("vit")
-    factors = curvedit.fit(model, batches, targets="vit.*.mlp.*", positions="first", progress=False)
+    factors = curvedit.fit(
+        model, batches, targets=models.targets("vit"), positions="first", progress=False
+    )
     assert {target.tokens for target in factors.targets.values()} == {6}
 
 

@@ -267,7 +267,7 @@ def test_a_fit_runs_with_the_kernel_of_hopper(hopper, kind, weighted):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         factors = curvedit.fit(
-            on_gpu, batches, targets="*.mlp.*", weighted=weighted, progress=False
+            on_gpu, batches, targets=models.targets(kind), weighted=weighted, progress=False
         )
     said = " ".join(str(warning.message) for warning in caught)
     assert "no backend 'wgmma' for syrk_accumulate_pair" in said

@@ -1,4 +1,4 @@
-"""What is installed, which backend each kernel uses here and why, and whether it is right."""
+"""What is installed, which backend each op uses here and why, and whether it is correct."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What the kernels are compared with: BLAS, torch's products, gradients that are stored.
+"""What the kernels are compared with: BLAS, torch's products, stored gradients.
 
 Each function prepares one rival and returns a callable without arguments, so that only the
 computation itself is timed. The callable returns the result. Rivals that accumulate add to the

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from curvedit import ops
 from curvedit.bench import rivals
-from curvedit.bench.accuracy import (
+from curvedit.bench.sampled_error import (
     Reflections,
     packed_elements,
     second_moment_error,

@@ -1,4 +1,4 @@
-"""``curvedit merge`` and ``curvedit inspect``: work on directories that other verbs wrote."""
+"""``curvedit merge`` adds up factor directories; ``curvedit inspect`` says what one holds."""
 
 import argparse
 from pathlib import Path

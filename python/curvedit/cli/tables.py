@@ -1,4 +1,4 @@
-"""Selections and decompositions as text."""
+"""Selections and decompositions as text, for ``rank`` and ``inspect``."""
 
 import torch
 

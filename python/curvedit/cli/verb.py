@@ -1,4 +1,4 @@
-"""What each verb of the command line offers, and what all of them share."""
+"""The interface that every verb of the command line implements, and the flags they share."""
 
 import argparse
 import sys

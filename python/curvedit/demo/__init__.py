@@ -1,4 +1,4 @@
-"""The demo: the whole workflow on a small model that recites, in minutes on a CPU."""
+"""The demo: the whole workflow on a small model that has memorised text; minutes on a CPU."""
 
 from curvedit.demo.run import run_demo
 

@@ -1,4 +1,4 @@
-"""Checks of what a suite is given: token ids, and data that are read once per evaluation."""
+"""Validates what a suite is given: token ids, and data that are read more than once."""
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a measure is: the metrics it owns, what they mean, and how they are taken of a model."""
+"""What a measure is: the metrics it owns, what they mean, and how it measures a model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping

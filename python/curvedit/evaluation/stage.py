@@ -1,4 +1,4 @@
-"""Stage 4, evaluate: a model and a Suite in, a Report out. Takes every measure of the suite."""
+"""Stage 4, evaluate: a model and a Suite in, a Report out."""
 
 import platform
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A suite: the measures to take of a model, and the settings they share."""
+"""A suite: the measures to run on a model, and the settings they share."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

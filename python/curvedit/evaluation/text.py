@@ -1,4 +1,4 @@
-"""Text: one pass over it for token losses and top tokens, shared by all measures that read it."""
+"""One pass over a text: token losses and top tokens, for every measure that needs them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence

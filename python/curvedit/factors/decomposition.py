@@ -1,4 +1,4 @@
-"""From a factor to its eigenbasis, with a certificate; a bad basis is never returned.
+"""Eigendecomposition of a factor, with a check of its error; raises if that is too large.
 
 A factor is symmetrised, scaled to unit size and decomposed in place. The float32 basis that is kept
 is then checked against its defining equations: the residual ``|A V - V diag(w)| / |A|`` and the

@@ -1,4 +1,4 @@
-"""The record of one fitted linear map, the keys of its sums, and its factors as means."""
+"""A fitted linear map: its record, the keys of its sums, and its factors A and G as means."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""From a model's output and a batch to the gradient of the loss whose curvature is measured.
+"""The loss whose curvature is measured, and its gradient at a model's output.
 
 The loss is the sum of cross-entropies over the contributing positions.
 """

@@ -1,4 +1,4 @@
-"""From a model's passes to its targets' inputs ``a`` and output gradients ``g``.
+"""Watches the targets in a model's passes: inputs ``a`` and output gradients ``g``.
 
 Hooks on the targets pair the inputs of each call with its output gradients and pass both to an
 accumulator. They also find targets that are called with the very same tensor, which share one

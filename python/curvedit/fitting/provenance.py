@@ -1,4 +1,4 @@
-"""From a finished pass to its record: model, data, coverage, backends, cost and warnings."""
+"""The record of a finished pass: model, data, coverage, backends, cost and warnings."""
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""From a key (seed, sample, position) to a random number, and from probabilities to a label.
+"""Reproducible label draws: one random number for each (seed, sample, position).
 
 A draw depends on its key alone, not on batching, order, device or resuming. The generator is
 SplitMix64 (Steele, Lea, Flood 2014) applied to the words of the key in turn, in int64 arithmetic,

@@ -1,4 +1,4 @@
-"""From a model to its stack of blocks, found by structure, and a way to bypass them.
+"""Finds a model's stack of blocks by its structure, and can bypass them.
 
 The stack is the outermost ``nn.ModuleList`` with the most parameters. Whether each block passes its
 output unchanged to the next is only seen when they are called.

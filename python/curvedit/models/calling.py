@@ -1,4 +1,4 @@
-"""From a model and a batch's inputs to the model's output and its logits.
+"""Calls a model on a batch's inputs and gives its output and logits.
 
 A model is called in evaluation mode, without a key-value cache unless decoding asks for one, and
 with only those options that its ``forward`` declares. The logits of all positions need not exist at

@@ -1,4 +1,4 @@
-"""From a language model and token ids to an error, unless the model is causal.
+"""Checks that a language model is causal, and raises an error if it is not.
 
 A model is causal if its logits at position ``t`` do not depend on any token after ``t``.
 """

@@ -1,4 +1,4 @@
-"""From a model and name patterns to its linear maps and their weights.
+"""Finds a model's linear maps by name pattern, and gives their weights.
 
 The package writes a linear map as ``y = W a`` with ``W (d_out, d_in)``. ``nn.Linear`` stores ``W``;
 the ``Conv1D`` of Hugging Face GPT-2 stores its transpose. :func:`weight_of` hides the difference.

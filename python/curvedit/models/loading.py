@@ -1,4 +1,4 @@
-"""From a Hugging Face checkpoint directory to a model and a tokenizer, for the command line."""
+"""Loads a model and its tokenizer from a Hugging Face checkpoint, for the command line."""
 
 from pathlib import Path
 from typing import Any

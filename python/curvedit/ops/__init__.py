@@ -1,4 +1,4 @@
-"""The door to the kernels: an op's name and arguments in, the backend that runs it out.
+"""The door to the kernels: an op is named, and a backend is chosen that runs it.
 
 impl = ops.choose("syrk_accumulate", out, x, weight)  # checks the arguments
 impl(out, x, weight)                                  # impl.label names the backend

@@ -1,4 +1,4 @@
-"""Backend ``cpp``: CPU tensors in, addresses, shapes and strides out to the compiled kernels.
+"""Backend ``cpp``: passes CPU tensors to the compiled kernels, as addresses and strides.
 
 Arguments were checked by ``choose``.
 """

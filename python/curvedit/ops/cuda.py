@@ -1,4 +1,4 @@
-"""Backend ``cuda``: CUDA tensors in, a split of the work, addresses and a stream to the kernel."""
+"""Backend ``cuda``: splits the work and launches the CUDA kernel on the current stream."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Dispatch: an op's name and arguments in, the implementation to run out. Nothing else decides.
+"""Dispatch: chooses the backend that runs an op, explains the choice and records it.
 
 ``choose`` checks the arguments against the op's contract and returns an implementation, to be
 called with the same arguments. ``explain`` says for each backend why it cannot run them.

@@ -1,4 +1,4 @@
-"""Stage 2, rank: Factors in, a Selection of the components to keep out."""
+"""Stage 2, rank: Factors in, a Selection out, which says which components to keep."""
 
 from collections.abc import Sequence
 from typing import cast

@@ -1,4 +1,4 @@
-"""From the scores of weight components to the smallest set of them with a share of their mass.
+"""Finds the smallest set of components whose scores sum to a given share of the total.
 
 A criterion gives every component ``(i, j)`` of a target a score. Scores that are products of two
 spectra remain two vectors and keep a staircase; all others are a table and keep a mask. Both know

@@ -1,4 +1,4 @@
-"""What was measured, how the edit was made, and how both are shown as text and as a page."""
+"""The Report: what was measured, how the edit was made, and both as text and as a page."""
 
 from curvedit.report import style, svg
 from curvedit.report.metrics import Meaning, Metric, Metrics, meaning_of, register

@@ -1,7 +1,4 @@
-"""From a Selection to what a report says of each edited weight.
-
-That is the share kept, the threshold, the staircase and the spectra.
-"""
+"""Summarises a Selection for a report: kept share, staircase and spectra of each weight."""
 
 import math
 from collections.abc import Mapping

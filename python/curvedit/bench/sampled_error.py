@@ -1,4 +1,4 @@
-"""Errors against float64 of results that are too large to compute a second time.
+"""Checks large results against float64 on a sample of their entries.
 
 Products are checked at sampled elements. Projections are checked whole, with bases that make the
 true result cheap.
