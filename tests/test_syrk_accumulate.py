@@ -101,6 +101,16 @@ def test_strides_are_respected(backend, view):
     assert torch.equal(accumulate(x, None, backend).double(), reference(x, None, torch.float64))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_storage_outside_of_the_matrix_is_not_read(backend):
+    x, d = integers(40, 130), 130
+    inside = tiles.pack(torch.ones(128 * 2, 128 * 2).tril()) > 0
+    inside &= tiles.pack(torch.nn.functional.pad(torch.ones(d, d), (0, 126, 0, 126))) > 0
+    start = torch.where(inside, 1.0, torch.nan)  # above the diagonal, and beyond the last row
+    got = accumulate(x, None, backend, start)
+    assert torch.equal(got.double(), reference(x, None, torch.float64) + 1)
+
+
 @pytest.mark.parametrize("d", [1, 100, 128, 200, 300])
 def test_memory_around_the_output_is_untouched(d):
     count = tiles.tile_count(d) * tiles.TILE**2
