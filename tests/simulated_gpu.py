@@ -20,6 +20,8 @@ READS = {
 } | {torch.equal, torch.nonzero}
 TO_HOST = {Tensor.cpu}
 MOVES = {Tensor.to, Tensor.copy_, Tensor.type, Tensor.cpu}  # accept tensors of both devices
+# Some versions of transformers make attention masks under vmap, where tensors lose their class.
+MASKED = {torch.nn.functional.scaled_dot_product_attention}
 INDEXING = {Tensor.__getitem__, Tensor.__setitem__}  # an index may be on the CPU
 METADATA = {Tensor.device.__get__, Tensor.is_cuda.__get__, Tensor.is_cpu.__get__}
 
@@ -81,7 +83,7 @@ def run(function, args, kwargs):
     leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     ours = any(isinstance(leaf, GpuTensor) for leaf in leaves)
     foreign = [leaf for leaf in leaves if not isinstance(leaf, GpuTensor) and leaf.ndim]
-    if ours and foreign and function not in MOVES | INDEXING:
+    if ours and foreign and function not in MOVES | INDEXING | MASKED:
         raise RuntimeError(
             f"{_name(function)}: expected all tensors on the same device, got cuda:0 and cpu"
         )
