@@ -39,8 +39,11 @@ hooks: $(STAMP)  ## install the pre-commit hooks
 	$(BIN)/pre-commit install
 
 bench: $(STAMP)  ## run the benchmarks and save their JSON under benchmarks/results/$(MACHINE)
+	$(BIN)/python -m pytest benchmarks -k "not eigen and not fit" --benchmark-json=$(VENV)/kernels.json
+	$(BIN)/python -m pytest benchmarks/bench_fit.py --benchmark-json=$(VENV)/fit.json
+	$(BIN)/python -m pytest benchmarks/bench_eigen.py --benchmark-json=$(VENV)/eigen.json
 	mkdir -p benchmarks/results/$(MACHINE)
-	$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/results/$(MACHINE)/bench.json
+	mv $(VENV)/kernels.json $(VENV)/fit.json $(VENV)/eigen.json benchmarks/results/$(MACHINE)
 
 gpu:  ## on a GPU machine: build, test and measure, with PYTHON's torch
 	PYTHON=$(PYTHON) bash benchmarks/gpu.sh
