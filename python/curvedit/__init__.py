@@ -54,6 +54,8 @@ _LATER = {
 def __getattr__(name: str) -> Any:
     if name == "__version__":  # reading it takes milliseconds
         return version("curvedit")
+    if name in ("evaluation", "report"):
+        return import_module(f"curvedit.{name}")
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LATER[name]), name)
