@@ -147,6 +147,14 @@ def test_parameters_stay(name):
     assert all("=" in word or word == "*" for word in added), f"{name}: {added} have no default"
 
 
+def test_a_suite_still_says_what_it_was_given():
+    text = torch.zeros(2, 5, dtype=torch.int64)
+    suite = Suite(text=text, batch_size=3)
+    assert suite.text is text
+    assert (suite.passages, suite.ndcg_text, dict(suite.splits)) == (None, None, {})
+    assert (suite.batch_size, suite.pad, suite.resamples, suite.seed) == (3, 0, 1000, 0)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A directory with everything that is written."""

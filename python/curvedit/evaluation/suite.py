@@ -41,6 +41,10 @@ class Suite:
     """
 
     measures: tuple[Measure, ...]
+    passages: Passages | None
+    text: Any
+    ndcg_text: Any
+    splits: Mapping[str, Iterable[Any]]
     batch_size: int
     pad_token_id: int | None
     resamples: int
@@ -69,6 +73,10 @@ class Suite:
         usual = _usual(passages, text, ndcg_text, splits)
         values: dict[str, Any] = {
             "measures": (*_checked(measures), *usual),
+            "passages": passages,
+            "text": text,
+            "ndcg_text": ndcg_text,
+            "splits": splits or {},
             "batch_size": batch_size,
             "pad_token_id": pad_token_id,
             "resamples": resamples,
