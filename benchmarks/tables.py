@@ -66,7 +66,7 @@ def staircase(found):
     shapes, shares = sorted({s for s, _ in by}), sorted({k for _, k in by})
     return table(
         [
-            "`staircase_project`, spectra 1/i: the dense rotation takes",
+            "`staircase_project` (arguments checked before), spectra 1/i: the dense rotation takes",
             *(f"ρ = {share}" for share in shares),
         ],
         [
