@@ -34,7 +34,7 @@ def summed_loss(logits, batch, labels, first):
     for row in range(len(ids)):
         for t in range(ids.shape[1] - 1):
             if mask[row, t] and mask[row, t + 1] and own[row, t + 1] != -100:
-                counts[row, t] = True
+                counts[row, : t + 1] = mask[row, : t + 1] == 1  # the loss at t reaches them all
                 label = (
                     draw(logits[row, t], first + row, t) if labels == "sampled" else ids[row, t + 1]
                 )

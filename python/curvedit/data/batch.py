@@ -1,18 +1,21 @@
-"""What one batch means: model inputs, contributing positions, and the labels of the data.
+"""What one batch means: model inputs, loss terms, contributing positions, labels of the data.
 
-Position ``t`` of a sequence contributes if it is not padding and the loss has a term at ``t``: the
-next token exists, is not padding, and its label is not -100. A classifier has one loss term per
-sample; there, every position that is not padding contributes.
+The loss of a language model has a term at position ``t`` if the next token exists, neither of the
+two is padding, and the next token's label is not -100. A position contributes to the factors if it
+is not padding and a term lies there or later in its sequence, which its output reaches through
+attention. A classifier has one term per sample, and every position that is not padding contributes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 TASKS = ("language", "classification", "custom")
+_PER_POSITION = {"input_ids", "attention_mask", "position_ids", "token_type_ids"}
 
 
 @dataclass(frozen=True)
@@ -24,21 +27,48 @@ class Batch:
     inputs: dict[str, Any] | tuple[Any, ...]  # what the model is called with
     samples: Tensor  # (B,) int64: the sample numbers that key the label draws
     labels: Tensor | None  # (B, T) next-token labels, (B,) classes, or any target; None if absent
-    contributing: Tensor | None  # (B, T) bool: has a loss term; None for one term per sample
+    terms: Tensor | None  # (B, T) bool: the loss has a term here; None for one term per sample
     mask: Tensor | None  # (B, T) bool: is not padding; None if there is no padding
+
+    @cached_property
+    def contributing(self) -> Tensor | None:
+        """Which positions count in the factors, (B, T) bool; None if all do."""
+        if self.terms is None:
+            return self.mask
+        reaches = self.terms.flip(1).cumsum(1).flip(1) > 0  # a term lies here or later
+        return reaches if self.mask is None else reaches & self.mask
 
     @property
     def positions(self) -> int:
+        """Number of positions that count in the factors; of samples, for one term per sample."""
+        if self.terms is None or self.contributing is None:
+            return self.samples.shape[0]
+        return int(self.contributing.sum())
+
+    @property
+    def loss_terms(self) -> int:
         """Number of loss terms."""
-        return int(self.samples.shape[0] if self.contributing is None else self.contributing.sum())
+        return int(self.samples.shape[0] if self.terms is None else self.terms.sum())
+
+    @property
+    def divisible(self) -> bool:
+        """Whether every tensor among the inputs has one row per sample."""
+        size = self.samples.shape[0]
+        return all(
+            value.shape[:1] == (size,) for value in _values(self) if isinstance(value, Tensor)
+        )
 
     def rows(self, start: int, stop: int) -> "Batch":
         """Only the samples ``start … stop - 1``."""
+        return self.take(slice(start, stop))
+
+    def take(self, which: slice | list[int]) -> "Batch":
+        """Only some of the samples."""
         size = self.samples.shape[0]
 
         def cut(value: Any) -> Any:
             is_batched = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == size
-            return value[start:stop] if is_batched else value
+            return value[which] if is_batched else value
 
         inputs = (
             {key: cut(value) for key, value in self.inputs.items()}
@@ -50,9 +80,44 @@ class Batch:
             inputs=inputs,
             samples=cut(self.samples),
             labels=cut(self.labels),
-            contributing=cut(self.contributing),
+            terms=cut(self.terms),
             mask=cut(self.mask),
         )
+
+    def copied(self) -> "Batch":
+        """The same batch with copies of its inputs."""
+        copy = [value.clone() if isinstance(value, Tensor) else value for value in _values(self)]
+        inputs = (
+            dict(zip(self.inputs, copy, strict=True))
+            if isinstance(self.inputs, dict)
+            else tuple(copy)
+        )
+        return replace(self, inputs=inputs)
+
+    def span(self, start: int, stop: int) -> "Batch | None":
+        """Only the positions ``start … stop - 1`` of a language batch.
+
+        None if there are inputs of which it is not known how they belong to positions.
+        """
+        if (
+            self.terms is None
+            or self.labels is None
+            or not isinstance(self.inputs, dict)
+            or not set(self.inputs) <= _PER_POSITION
+            or any(value.shape != self.terms.shape for value in self.inputs.values())
+        ):
+            return None
+        return replace(
+            self,
+            inputs={key: value[:, start:stop] for key, value in self.inputs.items()},
+            labels=self.labels[:, start:stop],
+            terms=self.terms[:, start:stop],
+            mask=None if self.mask is None else self.mask[:, start:stop],
+        )
+
+
+def _values(batch: Batch) -> Iterable[Any]:
+    return batch.inputs.values() if isinstance(batch.inputs, dict) else batch.inputs
 
 
 def read_batch(
@@ -73,7 +138,7 @@ def read_batch(
 
     Raises:
         TypeError: the batch is of another kind.
-        ValueError: it has no contributing position, or its parts do not fit each other.
+        ValueError: the loss has no term in it, or its parts do not fit each other.
     """
     if isinstance(raw, Tensor):
         raw = {"input_ids": raw}
@@ -134,14 +199,14 @@ def _read_mapping(
             f"batches: expected labels of shape {tuple(ids.shape)}, as input_ids, got "
             f"{tuple(labels.shape)} as batch {index}"
         )
-    here = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-    contributing = torch.zeros_like(here)
-    contributing[:, :-1] = here[:, :-1] & here[:, 1:] & (labels[:, 1:] != -100)
-    if not contributing.any():
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+    terms = torch.zeros_like(real)
+    terms[:, :-1] = real[:, :-1] & real[:, 1:] & (labels[:, 1:] != -100)
+    if not terms.any():
         raise ValueError(
             f"batches: batch {index} of shape {tuple(ids.shape)} has no position with a next "
             "token to predict (all padding, all labels -100, or sequences of length 1); leave it "
             "out"
         )
-    following = labels.roll(-1, dims=1)  # the last column wraps around and never contributes
-    return Batch(index, task, raw, samples, following, contributing, mask)
+    following = labels.roll(-1, dims=1)  # the last column wraps around and has no term
+    return Batch(index, task, raw, samples, following, terms, mask)

@@ -25,8 +25,8 @@ _POSITIONS = 1024  # whose logits are held in float32 at once
 class TextMeasurement:
     """One pass over text; windows and positions in the order of the data."""
 
-    loss: npt.NDArray[np.float64]  # (windows,) summed over the contributing positions, nats
-    tokens: npt.NDArray[np.int64]  # (windows,) contributing positions
+    loss: npt.NDArray[np.float64]  # (windows,) summed over its terms, nats
+    tokens: npt.NDArray[np.int64]  # (windows,) loss terms
     top: npt.NDArray[np.int32]  # (positions, depth) most likely ids, best first
     sha256: str  # of the tokens and of which positions contribute
 
@@ -119,7 +119,7 @@ class TextMeasure(Measure):
 def measure_text(
     model: nn.Module, batches: Iterable[Any], *, name: str, depth: int
 ) -> TextMeasurement:
-    """Losses per window and the ``depth`` most likely tokens per contributing position.
+    """Losses per window and the ``depth`` most likely tokens per loss term.
 
     Logits exist for a few windows at a time, in float32 for a few positions.
 
@@ -130,7 +130,7 @@ def measure_text(
         depth: 0 keeps no tokens.
 
     Raises:
-        ValueError: a batch has no contributing position, a window does not fit the model, or
+        ValueError: a batch has no loss term, a window does not fit the model, or
             logits are not finite.
     """
     losses, tokens, top = [], [], []
@@ -140,7 +140,7 @@ def measure_text(
         for part in _parts(model, batch):
             loss, best = _measure_part(model, part, depth, f"{name}: batch {batch.index}")
             losses.append(loss)
-            tokens.append(_contributing(part).sum(1).cpu())
+            tokens.append(_terms(part).sum(1).cpu())
             top.append(best)
     if not losses:
         raise ValueError(f"{name}: expected at least one batch, got none")
@@ -181,35 +181,35 @@ def _ids(batch: Batch) -> Tensor:
     return ids
 
 
-def _contributing(batch: Batch) -> Tensor:
-    if batch.contributing is None:
+def _terms(batch: Batch) -> Tensor:
+    if batch.terms is None:
         raise ValueError("text: expected token ids (B, T), got a batch without positions")
-    return batch.contributing
+    return batch.terms
 
 
 def _parts(model: nn.Module, batch: Batch) -> Iterator[Batch]:
     """A batch in pieces whose logits fit the bound; single windows for an unknown vocabulary."""
-    size, length = _contributing(batch).shape
+    size, length = _terms(batch).shape
     vocabulary = vocabulary_of(model)
     rows = 1 if vocabulary is None else max(1, _LOGITS_BYTES // (4 * length * vocabulary))
     for start in range(0, size, rows):
         part = batch.rows(start, start + rows)
-        if _contributing(part).any():
+        if _terms(part).any():
             yield part
 
 
 def _measure_part(model: nn.Module, part: Batch, depth: int, where: str) -> tuple[Tensor, Tensor]:
-    """Summed loss per window (float64) and top tokens per contributing position, on the CPU."""
-    contributing = _contributing(part)
+    """Summed loss per window (float64) and top tokens per loss term, on the CPU."""
+    counted = _terms(part)
     inputs = dict(part.inputs) if isinstance(part.inputs, dict) else {"input_ids": part.inputs[0]}
     if part.mask is not None and not part.mask[:, 0].all() and accepts(model, "position_ids"):
         inputs.setdefault("position_ids", positions_of(part.mask))
-    keep = contributing.shape[1] - int(contributing.any(0).nonzero()[0])
-    logits = language_logits(model, call(model, inputs, logits_to_keep=keep), len(contributing))
-    offset = contributing.shape[1] - logits.shape[1]
-    row, position = contributing.nonzero(as_tuple=True)
+    keep = counted.shape[1] - int(counted.any(0).nonzero()[0])
+    logits = language_logits(model, call(model, inputs, logits_to_keep=keep), len(counted))
+    offset = counted.shape[1] - logits.shape[1]
+    row, position = counted.nonzero(as_tuple=True)
     labels = _labels(part)[row, position]
-    loss = torch.zeros(len(contributing), dtype=torch.float64, device=logits.device)
+    loss = torch.zeros(len(counted), dtype=torch.float64, device=logits.device)
     best = []
     for start in range(0, len(row), _POSITIONS):
         here = slice(start, start + _POSITIONS)
@@ -231,9 +231,9 @@ def _labels(batch: Batch) -> Tensor:
 
 def _update(digest: Any, batch: Batch) -> None:
     """Feed a batch's tokens, window by window, so that batching and padding do not matter."""
-    labels, contributing = _labels(batch).cpu(), _contributing(batch).cpu()
-    real = torch.ones_like(contributing) if batch.mask is None else batch.mask.cpu()
-    rows = zip(_ids(batch).cpu(), real, contributing, labels, strict=True)
+    labels, terms = _labels(batch).cpu(), _terms(batch).cpu()
+    real = torch.ones_like(terms) if batch.mask is None else batch.mask.cpu()
+    rows = zip(_ids(batch).cpu(), real, terms, labels, strict=True)
     for window, kept, counted, label in rows:
         digest.update(f"{int(kept.sum())}:".encode())
         digest.update(window[kept].long().numpy().tobytes())

@@ -1,6 +1,6 @@
 """The loss whose curvature is measured, and its gradient at a model's output.
 
-The loss is the sum of cross-entropies over the contributing positions.
+The loss is the sum of cross-entropies over the loss terms that a batch has.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Objective:
     loss term), ``"data"`` the empirical Fisher (Kunstner et al. 2019, arXiv:1905.12558).
     """
 
-    labels: str  # "sampled" or "data"
+    labels: str  # "sampled" or "data"; "uniform" ignores the logits
     seed: int
     custom: LossFunction | None = None
 
@@ -35,9 +35,9 @@ class Objective:
         """Return a tensor and the gradient of the summed loss with respect to it.
 
         A backward pass starts from the two. The tensor is the logits ``z``, and the gradient is
-        ``softmax(z) - onehot(label)`` in contributing rows and 0 in all others, even where their
-        logits are NaN. It is computed in closed form, so that neither the loss nor its graph is
-        stored. A custom loss is returned itself, with None as its gradient.
+        ``softmax(z) - onehot(label)`` in rows with a loss term and 0 in all others, even where
+        their logits are NaN. It is computed in closed form, so that neither the loss nor its graph
+        is stored. A custom loss is returned itself, with None as its gradient.
 
         Args:
             output: The model's output for ``batch``. A language model's logits may cover only the
@@ -54,8 +54,8 @@ class Objective:
         if self.custom is not None:
             return self.custom(output, batch.labels), None
         logits = logits_of(output)
-        contributing = None if batch.contributing is None else batch.contributing[:, start:stop]
-        leading = tuple(batch.samples.shape if contributing is None else contributing.shape)
+        terms = None if batch.terms is None else batch.terms[:, start:stop]
+        leading = tuple(batch.samples.shape if terms is None else terms.shape)
         if tuple(logits.shape[:-1]) != leading:
             sizes = ", ".join(map(str, leading))
             raise ValueError(
@@ -65,8 +65,8 @@ class Objective:
         probabilities = logits.detach().softmax(
             -1, dtype=torch.promote_types(logits.dtype, torch.float32)
         )
-        if contributing is not None and not contributing.all():
-            probabilities[~contributing] = 0.0
+        if terms is not None and not terms.all():
+            probabilities[~terms] = 0.0
         if not probabilities.sum(-1).isfinite().all():
             raise ValueError(
                 f"model: the logits are not finite in batch {batch.index}; "
@@ -74,9 +74,7 @@ class Objective:
             )
         labels = self._labels(probabilities, batch, start, stop)
         where = (
-            torch.ones(leading, dtype=torch.bool, device=logits.device)
-            if contributing is None
-            else contributing
+            torch.ones(leading, dtype=torch.bool, device=logits.device) if terms is None else terms
         )
         labels = labels[where]
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[-1]:
@@ -88,13 +86,15 @@ class Objective:
         return logits, probabilities.to(logits.dtype)
 
     def _labels(self, probabilities: Tensor, batch: Batch, start: int, stop: int | None) -> Tensor:
-        """Return one label per row, arbitrary in rows that do not contribute."""
-        if self.labels == "sampled":
+        """Return one label per row, arbitrary in rows without a loss term."""
+        if self.labels != "data":
+            if self.labels == "uniform":
+                probabilities = torch.ones_like(probabilities)
             samples, positions = (
                 batch.samples,
                 torch.zeros((), dtype=torch.int64, device=probabilities.device),
             )
-            if batch.contributing is not None:
+            if batch.terms is not None:
                 samples = samples[:, None]
                 positions = torch.arange(
                     start, start + probabilities.shape[1], device=probabilities.device
@@ -104,4 +104,4 @@ class Objective:
             raise ValueError(
                 f"labels='data': expected labels in the data, got none in batch {batch.index}"
             )
-        return batch.labels if batch.contributing is None else batch.labels[:, start:stop]
+        return batch.labels if batch.terms is None else batch.labels[:, start:stop]

@@ -2,7 +2,7 @@
 
 Hooks on the targets pair the inputs of each call with its output gradients and pass both to an
 accumulator. They also find targets that are called with the very same tensor, which share one
-input factor.
+input factor, and targets whose inputs are changed in place after they were seen.
 """
 
 import math
@@ -34,6 +34,10 @@ class Call:
 Sink = Callable[[Call, Tensor, Tensor, Tensor], None]
 
 
+class NoGradientError(RuntimeError):
+    """A target was called, but the loss does not depend on it."""
+
+
 class Observation:
     """The targets' calls in one forward pass, each waiting for its gradient."""
 
@@ -50,12 +54,12 @@ class Observation:
         """Release every tensor.
 
         Raises:
-            RuntimeError: a target was called but received no gradient.
+            NoGradientError: a target was called but received no gradient.
         """
         self.leaves.clear()
         self.seen.clear()
         if self.pending:
-            raise RuntimeError(
+            raise NoGradientError(
                 f"targets: the loss does not depend on {self.pending[-1]!r} "
                 f"in batch {self.batch.index}; leave it out"
             )
@@ -69,6 +73,8 @@ class Observer:
         self.targets = dict(targets)
         self.sink = sink
         self.positions = positions
+        self.copied: set[str] = set()  # targets whose inputs are copied when they are seen
+        self.changed: set[str] = set()  # targets whose inputs were changed in place since
         self.tokens = dict.fromkeys(targets, 0)  # contributing positions of each target
         self.leaders: dict[str, str] = {}  # target -> first target fed by the same tensor
         self._observation: Observation | None = None
@@ -120,6 +126,18 @@ class Observer:
                 )
         self._totals.clear()
 
+    def require_unchanged(self, batch: Batch) -> None:
+        """Refuse inputs that were changed in place after they were seen, and not copied.
+
+        Raises:
+            RuntimeError: there are some, which the first batch did not show.
+        """
+        if changed := sorted(self.changed - self.copied):
+            raise RuntimeError(
+                f"targets: the input of {changed[0]!r} was changed in place after the target had "
+                f"used it, in batch {batch.index} but not in the first; leave the target out"
+            )
+
     def _hook(self, name: str) -> Any:
         def hook(
             _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
@@ -141,6 +159,10 @@ class Observer:
             observation.weights[leading] = self._row_weights(observation, name, leading)
         weight, contributing = observation.weights[leading]
         leads = self._leader(observation, name, inputs) == name
+        version = inputs._version
+        original = inputs
+        if name in self.copied:
+            inputs = inputs.clone()
         sequences = (
             observation.batch.samples.shape[0] if observation.positions == slice(0, None) else 0
         )
@@ -150,6 +172,8 @@ class Observer:
         observation.pending.append(name)
 
         def backward(gradient: Tensor) -> None:
+            if original._version != version:
+                self.changed.add(name)
             rows = gradient.detach().reshape(-1, gradient.shape[-1])
             input_norms, gradient_norms = (
                 _squared_norms(each, weight) for each in (call.inputs, rows)
@@ -186,13 +210,11 @@ class Observer:
     ) -> tuple[Tensor | None, int]:
         """Return ``Call.weight`` and ``Call.contributing`` for a tensor ``(*shape, d)``."""
         batch = observation.batch
-        contributing = (
-            batch.mask
-            if batch.contributing is None
-            else batch.contributing[:, observation.positions]
-        )
+        contributing = batch.contributing
+        if contributing is not None:
+            contributing = contributing[:, observation.positions]
         size, rows = batch.samples.shape[0], math.prod(shape)
-        if batch.contributing is None:
+        if batch.terms is None:
             if self.positions == "first" and len(shape) > 1 and shape[0] == size:
                 contributing = torch.zeros(shape, dtype=torch.bool, device=batch.samples.device)
                 contributing[:, 0] = True
@@ -200,17 +222,24 @@ class Observer:
                 if shape and shape[0] % size == 0:
                     return None, rows
                 contributing = None
-        if contributing is None or shape not in (
-            tuple(contributing.shape),
-            (contributing.numel(),),
-        ):
+        spread = None if contributing is None else _spread(contributing, shape)
+        if spread is None:
             expected = (size, "...") if contributing is None else tuple(contributing.shape)
             raise ValueError(
                 f"targets: {name!r}: expected inputs of leading shape {expected}, batch and "
                 f"positions, to tell which rows contribute, got {shape}; leave this target out"
             )
-        number = int(contributing.sum())
-        return (None if number == rows else contributing.reshape(-1).float()), number
+        number = int(spread.sum())
+        return (None if number == rows else spread.reshape(-1).float()), number
+
+
+def _spread(contributing: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """Bring ``(B, T)`` to ``(B, T, ...)`` or ``(B T,)``; None if ``shape`` is neither."""
+    if shape == (contributing.numel(),):
+        return contributing.reshape(shape)
+    if shape[:2] != tuple(contributing.shape):
+        return None
+    return contributing.reshape(shape[:2] + (1,) * (len(shape) - 2)).expand(shape)
 
 
 def _squared_norms(rows: Tensor, weight: Tensor | None) -> Tensor:

@@ -25,8 +25,10 @@ def provenance_of(
         "data": getattr(batches, "identity", {"source": "batches given in Python"}),
         "samples": run.samples,
         "positions": run.positions,
+        "loss_terms": run.loss_terms,
         "coverage": _coverage(run.model, run.observer.targets),
         "backward": run.backward,
+        "self_check": None if run.check is None else run.check.to_json(),
         "backend": run.accumulator.record.summary(),
         "seconds": round(meter.seconds, 3),
         "peak_memory_bytes": meter.peak_bytes,
@@ -42,6 +44,8 @@ def notes_of(run: Run) -> list[str]:
     """
     modules, tokens = run.observer.targets, run.observer.tokens
     notes = []
+    if run.reason:
+        notes.append(f"the model is not run block by block, which takes more memory: {run.reason}")
     idle = [name for name in modules if not tokens[name]]
     if len(idle) == len(modules):
         raise ValueError(

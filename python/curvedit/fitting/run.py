@@ -10,11 +10,12 @@ from tqdm import tqdm
 
 from curvedit.data import Batch, read_batch
 from curvedit.factors import Key
+from curvedit.fitting.fidelity import Fidelity, check_fidelity
 from curvedit.fitting.objective import Objective
 from curvedit.fitting.observer import Call, Observer
-from curvedit.fitting.streaming import NotStreamableError, streamed_backward
+from curvedit.fitting.streaming import NotStreamableError, streamed_backward, whole_backward
 from curvedit.meter import peak_memory
-from curvedit.models import Stack, call, device_of, require_causal
+from curvedit.models import Stack, device_of, require_causal
 from curvedit.ops import Record
 
 
@@ -48,7 +49,16 @@ class Run:
     batches: int = 0
     samples: int = 0
     positions: int = 0
-    backward: str = "whole model: it has no list of blocks"
+    loss_terms: int = 0
+    reason: str = ""  # why the blocks of a model that has them are not run one by one
+    check: Fidelity | None = None  # made on the first batch, unless an earlier pass made it
+
+    @property
+    def backward(self) -> str:
+        """How the gradients are computed."""
+        if self.stack is None:
+            return f"whole model: {self.reason or 'it has no list of blocks'}"
+        return f"block by block through {self.stack.name}, down to block {self.stack.lowest}"
 
     def over(self, batches: Iterable[Any], task: str | None, *, progress: bool, what: str) -> None:
         """Process every batch.
@@ -73,9 +83,11 @@ class Run:
                         bar.total = len(batches) * batch.positions
                 self._take(batch)
                 self.observer.require_finite(batch)
+                self.observer.require_unchanged(batch)
                 self.batches += 1
                 self.samples += batch.samples.shape[0]
                 self.positions += batch.positions
+                self.loss_terms += batch.loss_terms
                 bar.update(batch.positions)
                 bar.set_postfix_str(f"peak {peak_memory(device) / 2**30:.2f} GiB", refresh=False)
         if not self.task:
@@ -92,6 +104,18 @@ class Run:
             )
         if batch.task == "language" and isinstance(batch.inputs, Mapping):
             require_causal(self.model, batch.inputs["input_ids"])
+        if self.check is None:
+            self.check = check_fidelity(
+                self.model,
+                self.stack,
+                batch,
+                self.objective,
+                self.observer,
+                logits_bytes=self.logits_bytes,
+            )
+        self.observer.copied = set(self.check.copied)
+        if self.check.reason:
+            self.stack, self.reason = None, self.check.reason
 
     def _take(self, batch: Batch) -> None:
         if self.stack is not None:
@@ -105,16 +129,7 @@ class Run:
                     inputs_on=self.inputs_on,
                     logits_bytes=self.logits_bytes,
                 )
-            except NotStreamableError as reason:
-                self.stack = None
-                self.backward = f"whole model: {reason}"
-            else:
-                self.backward = (
-                    f"block by block through {self.stack.name}, down to block {self.stack.lowest}"
-                )
                 return
-        with torch.enable_grad(), self.observer.observing(batch) as observation:
-            end, at_end = self.objective.differentiate(call(self.model, batch.inputs), batch)
-        if observation.leaves:
-            torch.autograd.grad(end, observation.leaves, at_end, allow_unused=True)
-        observation.close()
+            except NotStreamableError as error:
+                self.stack, self.reason = None, str(error)
+        whole_backward(self.model, batch, self.objective, self.observer)

@@ -38,7 +38,7 @@ def correct(
         )
         for name in factors
     }
-    accumulator = EigenvalueSums(bases, per=per, positions=first.observer.positions)
+    accumulator = EigenvalueSums(bases, per=per)
     targets = {name: first.observer.targets[name] for name in factors}
     observer = Observer(targets, accumulator.add, positions=first.observer.positions)
     run = Run(
@@ -49,6 +49,8 @@ def correct(
         accumulator,
         first.inputs_on,
         first.logits_bytes,
+        check=first.check,
+        reason=first.reason,
     )
     with metered(device) as meter, frozen(first.model), observer.attached():
         run.over(batches, first.task, progress=progress, what="correct")
@@ -68,10 +70,9 @@ class EigenvalueSums:
         bases: Mapping[str, tuple[Tensor, Tensor]],  # eigenvectors (d_out, d_out) and (d_in, d_in)
         *,
         per: str,
-        positions: str,
     ) -> None:
         """Start empty; a sum is created when its target is first called."""
-        self.bases, self.per, self.positions = dict(bases), per, positions
+        self.bases, self.per = dict(bases), per
         self.sums: dict[Key, Tensor] = {}
         self.record = Record()
 
@@ -88,7 +89,7 @@ class EigenvalueSums:
             )
         u_out, u_in = self.bases[call.name]
         g, a = (
-            self._counted(rows, call.weight) @ basis
+            _counted(rows, call.weight) @ basis
             for rows, basis in ((gradients, u_out), (call.inputs, u_in))
         )
         key = Key("S", call.name)
@@ -103,16 +104,7 @@ class EigenvalueSums:
         implementation(self.sums[key], g, a, offsets)
         self.record.used(implementation)
 
-    def _counted(self, rows: Tensor, weight: Tensor | None) -> Tensor:
-        """Return the rows in float32, with those that do not contribute set to zero.
 
-        The gradient of a sequence takes every row that a later loss reaches; the others, padding,
-        may hold NaN.
-        """
-        rows = rows.float()
-        if weight is None:
-            return rows
-        counts = weight[:, None] > 0
-        if self.per == "sequence" and self.positions == "all":
-            counts = counts | rows.isfinite().all(dim=1, keepdim=True)
-        return rows.where(counts, 0.0)
+def _counted(rows: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the rows in float32, with those that do not contribute set to zero."""
+    return rows.float() if weight is None else rows.float().where(weight[:, None] > 0, 0.0)

@@ -23,6 +23,7 @@ from curvedit.models import (
     find_stack,
     find_targets,
     frozen,
+    unwrapped,
     weight_of,
 )
 
@@ -117,6 +118,7 @@ def fit(
                 "sample from, got 'sampled'"
             )
         task = "custom"
+    model = unwrapped(model)
     modules = find_targets(model, targets)
     for name, module in modules.items():
         if not is_finite(weight_of(module)):

@@ -1,6 +1,6 @@
-"""Streamed backward pass: a batch in, the observer's calls and gradients out, block by block.
+"""Backward passes: a batch in, the observer's calls and gradients out, block by block or at once.
 
-Only one block's graph is in memory at a time:
+In the streamed pass only one block's graph is in memory at a time:
 
 1. Run forward, keeping the input of each block, and the graph of the last one.
 2. Run what follows the last block (norm, head, loss) in pieces, so that the logits of all positions
@@ -47,6 +47,21 @@ class _BlockRun:
         if self.positional:
             return (hidden, *self.args), self.kwargs
         return self.args, {**self.kwargs, "hidden_states": hidden}
+
+
+def whole_backward(
+    model: nn.Module, batch: Batch, objective: Objective, observer: Observer
+) -> None:
+    """Show the observer one batch's activations and gradients, with the whole model's graph.
+
+    Raises:
+        NoGradientError: the loss does not depend on a target.
+    """
+    with torch.enable_grad(), observer.observing(batch) as observation:
+        end, at_end = objective.differentiate(call(model, batch.copied().inputs), batch)
+    if observation.leaves and end.requires_grad:
+        torch.autograd.grad(end, observation.leaves, at_end, allow_unused=True)
+    observation.close()
 
 
 def streamed_backward(

@@ -17,9 +17,11 @@ from curvedit.models.calling import (
     measuring,
     pieces,
     require_fits,
+    unwrapped,
     vocabulary_of,
 )
 from curvedit.models.causality import CausalityError, require_causal
+from curvedit.models.exclusive import exclusive
 from curvedit.models.linear_maps import (
     find_targets,
     is_linear_map,
@@ -38,6 +40,7 @@ __all__ = [
     "default_logits_bytes",
     "device_of",
     "dtype_of",
+    "exclusive",
     "find_stack",
     "find_targets",
     "frozen",
@@ -53,6 +56,7 @@ __all__ = [
     "pieces",
     "require_causal",
     "require_fits",
+    "unwrapped",
     "vocabulary_of",
     "weight_hash",
     "weight_of",

@@ -7,13 +7,14 @@ once: :func:`pieces` splits a batch.
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from curvedit.data import Batch
+from curvedit.models.exclusive import exclusive
 
 _UNKNOWN_VOCABULARY = 1 << 17  # a deliberately large guess, for models that do not tell
 
@@ -32,6 +33,17 @@ def call(model: nn.Module, inputs: dict[str, Any] | tuple[Any, ...], **options: 
     )
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside wrappers of ``torch.compile`` and data parallelism, if any."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
 def accepts(model: nn.Module, *names: str) -> bool:
     """Whether the model's ``forward`` declares all of these arguments."""
     return set(names) <= set(inspect.signature(model.forward).parameters)
@@ -41,33 +53,42 @@ def accepts(model: nn.Module, *names: str) -> bool:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no key-value cache inside; both are restored afterwards.
 
-    A ``forward`` that forwards its options without declaring them takes ``use_cache`` from the
-    configuration alone, so it is switched off there too.
+    No other thread may hold the model meanwhile. A ``forward`` that forwards its options without
+    declaring them takes ``use_cache`` from the configuration alone, so it is switched off there.
     """
-    training = {module: module.training for module in model.modules()}
-    found = {
-        id(config): config
-        for module in model.modules()
-        if (config := getattr(module, "config", None))
-    }
-    caching = [config for config in found.values() if getattr(config, "use_cache", None) is True]
-    model.eval()
-    for config in caching:
-        config.use_cache = False
-    try:
-        yield
-    finally:
+    with exclusive(model):
+        training = {module: module.training for module in model.modules()}
+        found = {
+            id(config): config
+            for module in model.modules()
+            if (config := getattr(module, "config", None))
+        }
+        caching = [each for each in found.values() if getattr(each, "use_cache", None) is True]
+        model.eval()
         for config in caching:
-            config.use_cache = True
-        for module, mode in training.items():
-            module.training = mode
+            config.use_cache = False
+        try:
+            yield
+        finally:
+            for config in caching:
+                config.use_cache = True
+            for module, mode in training.items():
+                module.training = mode
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Like :func:`evaluating`, with gradients of all parameters switched off."""
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with evaluating(model):
+    """Like :func:`evaluating`, without gradients of parameters, and with compiled code run eagerly.
+
+    Compiled code does not see hooks that were attached since.
+    """
+    compiled = any(
+        module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
+        for module in model.modules()
+    )
+    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    with evaluating(model), eager:
+        wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
         for parameter in wanted:
             parameter.requires_grad_(False)
         try:
@@ -184,7 +205,8 @@ def pieces(
     """Split a batch into parts whose logits fit the bound.
 
     A part is whole rows if one row fits, otherwise some positions of one row, provided that the
-    model accepts ``logits_to_keep``.
+    model accepts ``logits_to_keep``. Rows stay together if the inputs do not say which of them
+    belongs to which row, as with images packed into one tensor.
 
     Args:
         model: The model to be called.
@@ -197,12 +219,17 @@ def pieces(
         for all positions.
     """
     size = batch.samples.shape[0]
-    if batch.contributing is None:
+    if batch.terms is None:
         yield 0, size, 0, None
         return
     # bytes: logits, their gradient, and a copy in another dtype
     per_position = 12 * (vocabulary_of(model) or _UNKNOWN_VOCABULARY)
     positions = max(1, logits_bytes // per_position)
+    if not batch.divisible:
+        step = max(1, positions // size) if accepts(model, "logits_to_keep") else length
+        spans = [(left, min(left + step, length)) for left in range(0, length, step)]
+        yield from ((0, size, *(span if len(spans) > 1 else (0, None))) for span in spans)
+        return
     if positions >= length or not accepts(model, "logits_to_keep"):
         rows = max(1, positions // length)
         for start in range(0, size, rows):
