@@ -1,0 +1,264 @@
+"""Every architecture: its factors are those of plain float64 autograd, and its edit survives a
+saved checkpoint bit for bit. What cannot be fitted is refused by name."""
+
+import copy
+import re
+
+import architectures
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from architectures import CASES
+from torch import nn
+
+import curvedit
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
+
+KINDS = ("A", "G", "A_w", "G_w")
+
+
+def is_map(module):
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def token_loss(output, labels):
+    return F.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), reduction="sum")
+
+
+def loss_and_rows(logits, batch):
+    """The summed loss in float64, and which positions (B, T) count; None where all rows do."""
+    labels, mask = batch["labels"], batch.get("attention_mask")
+    rows = None if mask is None else mask.bool()
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels, reduction="sum"), rows
+    if logits.shape[-1] == architectures.CLASSES:
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"), rows
+    total, counts = 0.0, torch.zeros_like(rows)
+    for row in range(len(labels)):
+        for t in range(labels.shape[1] - 1):
+            if rows[row, t] and rows[row, t + 1] and labels[row, t + 1] != -100:
+                total = total + F.cross_entropy(logits[row, t], labels[row, t + 1])
+                counts[row, : t + 1] = rows[row, : t + 1]
+    return total, counts
+
+
+def truth(model, batches):
+    """Sums and counts of every linear map that a loss depends on, from whole backward passes."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        return _truth(copy.deepcopy(model).double(), batches)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _truth(twin, batches):
+    if hasattr(twin, "set_experts_implementation") and twin._can_set_experts_implementation():
+        twin.set_experts_implementation("eager")  # the others take no float64
+    calls = {}
+
+    def watch(name):
+        def hook(_, args, kwargs, output):
+            a = (args[0] if args else next(iter(kwargs.values()))).detach().clone()
+            output.register_hook(lambda g: calls.setdefault(name, []).append((a, g.detach())))
+
+        return hook
+
+    for name, module in twin.named_modules():
+        if is_map(module):
+            module.register_forward_hook(watch(name), with_kwargs=True)
+    sums = {}
+    for batch in batches:
+        calls.clear()
+        inputs = {
+            key: x.double() if x.is_floating_point() else x
+            for key, x in batch.items()
+            if key != "labels"
+        }
+        loss, rows = loss_and_rows(twin(**inputs, **no_cache(twin)).logits, batch)
+        loss.backward()
+        for name, found in calls.items():
+            for a, g in found:
+                a, g = a.flatten(0, -2), g.flatten(0, -2)
+                if rows is not None and len(a) == rows.numel():
+                    a, g = a[rows.flatten()], g[rows.flatten()]
+                a_norm, g_norm = (x.square().sum(1, keepdim=True) for x in (a, g))
+                new = (a.T @ a, g.T @ g, (a * g_norm).T @ a, (g * a_norm).T @ g, len(a))
+                old = sums.get(name, (0,) * 5)
+                sums[name] = tuple(x + y for x, y in zip(old, new, strict=True))
+    return sums
+
+
+def no_cache(model):
+    return {"use_cache": False} if hasattr(model.config, "use_cache") and is_decoder(model) else {}
+
+
+def is_decoder(model):
+    return type(model).__name__.endswith(("CausalLM", "LMHeadModel"))
+
+
+def assert_factors(factors, expected, tolerance=1e-5):
+    for name in factors:
+        *sums, count = expected[name]
+        assert factors[name].tokens == count, name
+        for kind, want in zip(KINDS, sums, strict=True):
+            got = factors.mean(kind, name).double()
+            error = float((got - want / count).norm() / (want / count).norm())
+            assert error < tolerance, f"{kind} of {name} is off by {error:.1e}"
+
+
+def untied(model):
+    """Names of the linear maps whose weight no other module holds."""
+    owners = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(parameter.data_ptr(), []).append(name)
+    return [
+        name
+        for name, module in model.named_modules()
+        if is_map(module) and owners[module.weight.data_ptr()] == [name]
+    ]
+
+
+def fit(case, model, batches, targets):
+    is_custom = case.inputs == "token classes"
+    options = {"task": "custom", "loss": token_loss} if is_custom else {}
+    return curvedit.fit(model, batches, targets=targets, labels="data", progress=False, **options)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """More threads only wait for each other on matrices this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fit_rank_project_save_reload(name, tmp_path):
+    case, model = CASES[name], architectures.build(name)
+    batches = architectures.batches(case.inputs)
+    expected = truth(model, batches)
+    targets = [target for target in untied(model) if target in expected]
+    odd = [target for target in targets if target.endswith(case.odd or ("-",))]
+    for target in odd:
+        assert_right_or_refused(case, model, batches, target, expected)
+    targets = [target for target in targets if target not in odd]
+    in_blocks = [target for target in targets if re.search(r"\.\d+\.", target)]
+    assert_factors(fit(case, model, batches, in_blocks), expected)
+    factors = fit(case, model, batches, targets)
+    assert list(factors) == targets
+    assert_factors(factors, expected)
+
+    selection = curvedit.rank(factors, keep_mass=0.6, progress=False)
+    model.save_pretrained(tmp_path / "model")
+    curvedit.project(tmp_path / "model", selection, out=tmp_path / "edited")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    curvedit.project(model, selection)
+    reloaded = type(model).from_pretrained(tmp_path / "edited").state_dict()
+    assert reloaded.keys() == before.keys()
+    edited = {f"{target}.weight" for target in targets}
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, reloaded[key]), key
+        assert torch.equal(value, before[key]) == (key not in edited), key
+
+
+def assert_right_or_refused(case, model, batches, target, expected):
+    try:
+        factors = fit(case, model, batches, [target])
+    except ValueError as error:
+        if not re.fullmatch(rf"targets: '{target}': .* leave this target out", str(error)):
+            raise
+    else:
+        assert_factors(factors, expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_map_that_the_loss_does_not_reach_is_named(name):
+    """Never called, such as a decoder's under an encoder's head, or called in vain."""
+    case, model = CASES[name], architectures.build(name)
+    batches = architectures.batches(case.inputs)
+    expected = truth(model, batches)
+    idle = [target for target in untied(model) if target not in expected]
+    if not idle:
+        return
+    with pytest.raises((ValueError, RuntimeError), match=f"targets: .*'{idle[0]}'"):
+        fit(case, model, batches, idle[:1])
+
+
+class Wrapper(nn.Module):
+    """As PEFT wraps a model: a forward that names none of the model's arguments."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_model, self.config = base, base.config
+
+    def forward(self, *args, **kwargs):
+        return self.base_model(*args, **kwargs)
+
+
+class Adapter(nn.Module):
+    """As PEFT wraps a linear map: the map itself beside two of low rank."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer = base
+        self.lora_A = nn.Linear(base.in_features, 4, bias=False)
+        self.lora_B = nn.Linear(4, base.out_features, bias=False)
+
+    def forward(self, x, *args, **kwargs):
+        return self.base_layer(x, *args, **kwargs) + self.lora_B(self.lora_A(x))
+
+
+def adapted(model):
+    for layer in model.model.layers:
+        for name in ("q_proj", "v_proj"):
+            setattr(layer.self_attn, name, Adapter(getattr(layer.self_attn, name)))
+    return model
+
+
+WRAPPED = {
+    "forwarding": (lambda model: Wrapper(model), "base_model."),
+    "adapters": (lambda model: Wrapper(adapted(model)), "base_model."),
+    "data parallel": (lambda model: nn.DataParallel(model), "module."),
+    "compiled": (lambda model: torch.compile(model, backend="eager"), "_orig_mod."),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize(
+    ("wrapping", "name"),
+    [
+        ("forwarding", "llama"),
+        ("forwarding", "gpt2"),
+        ("forwarding", "granitemoe"),
+        ("adapters", "llama"),
+        ("adapters", "qwen3"),
+        ("data parallel", "llama"),
+        ("compiled", "llama"),
+    ],
+)
+def test_wrapped_models(wrapping, name):
+    case, model = CASES[name], architectures.build(name)
+    batches = architectures.batches(case.inputs)
+    wrap, prefix = WRAPPED[wrapping]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        wrapped = wrap(model).eval()
+    expected = {prefix + key: value for key, value in truth(model, batches).items()}
+    targets = [prefix + key for key in untied(model) if prefix + key in expected]
+    assert targets
+    factors = fit(case, wrapped, batches, targets)
+    assert list(factors) == targets
+    assert_factors(factors, expected)
+
+
+def test_an_encoder_decoder_is_refused():
+    config = transformers.T5Config(
+        vocab_size=97, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4
+    )
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    with pytest.raises(ValueError, match=r"expected a causal .* got the encoder-decoder T5"):
+        curvedit.fit(model, architectures.batches("text"), targets="*", progress=False)
