@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 
 VOCABULARY, POSITIONS, CLASSES = 97, 12, 5
@@ -23,6 +24,7 @@ BASE = {
     "eos_token_id": 2,
     "num_labels": CLASSES,
 }
+SHARED = {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1}
 EXPERTS = {"moe_intermediate_size": 16, "num_experts_per_tok": 2}
 
 
@@ -35,11 +37,12 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     inputs: str = "text"  # a name in INPUTS
     without: tuple[str, ...] = ()  # settings of BASE that the configuration has no use for
-    odd: tuple[str, ...] = ()  # ends of names of maps whose inputs are not (batch, positions, d)
+    odd: str = r"\.experts\.\d+\.|kv_b_proj$"  # names of maps whose inputs are not positions
+    since: str = ""  # the version of transformers from which plain float64 autograd runs it
 
 
-def decoder(prefix: str, config: str = "", odd: tuple[str, ...] = (), **settings: Any) -> Case:
-    return Case(f"{prefix}ForCausalLM", config or f"{prefix}Config", settings, odd=odd)
+def decoder(prefix: str, config: str = "", *, since: str = "", **settings: Any) -> Case:
+    return Case(f"{prefix}ForCausalLM", config or f"{prefix}Config", settings, since=since)
 
 
 DECODERS = {
@@ -76,7 +79,7 @@ DECODERS = {
     "phi3": decoder("Phi3"),
     "gpt2": Case("GPT2LMHeadModel", "GPT2Config", {"n_inner": 48}),
     "gpt_neox": decoder("GPTNeoX"),
-    "gpt_neo": decoder("GPTNeo", attention_types=[[["global", "local"], 1]]),
+    "gpt_neo": decoder("GPTNeo", num_layers=2, attention_types=[[["global", "local"], 1]]),
     "gptj": decoder("GPTJ", rotary_dim=4, n_inner=48),
     "codegen": decoder("CodeGen", rotary_dim=4, n_inner=48),
     "gpt_bigcode": decoder("GPTBigCode", n_inner=48),
@@ -108,7 +111,7 @@ DECODERS = {
     "helium": decoder("Helium"),
     "persimmon": decoder("Persimmon"),
     "diffllama": decoder("DiffLlama"),
-    "apertus": decoder("Apertus"),
+    "apertus": decoder("Apertus", since="5"),
     "seed_oss": decoder("SeedOss"),
 }
 
@@ -121,12 +124,9 @@ MIXTURES = {
     "granitemoe": decoder("GraniteMoe", num_local_experts=4, num_experts_per_tok=2),
     "deepseek_v3": decoder(
         "DeepseekV3",
-        odd=("kv_b_proj",),
-        n_routed_experts=4,
+        since="5",
         n_group=2,
         topk_group=1,
-        n_shared_experts=1,
-        first_k_dense_replace=1,
         q_lora_rank=16,
         kv_lora_rank=8,
         qk_rope_head_dim=4,
@@ -134,12 +134,11 @@ MIXTURES = {
         v_head_dim=8,
         num_key_value_heads=4,
         head_dim=4,
+        **SHARED,
         **EXPERTS,
     ),
-    "glm4_moe": decoder(
-        "Glm4Moe", n_routed_experts=4, n_shared_experts=1, first_k_dense_replace=1, **EXPERTS
-    ),
-    "ernie4_5_moe": decoder("Ernie4_5_Moe", moe_num_experts=4, moe_k=2, moe_intermediate_size=16),
+    "glm4_moe": decoder("Glm4Moe", since="5", **SHARED, **EXPERTS),
+    "ernie4_5_moe": decoder("Ernie4_5_Moe", since="5", moe_num_experts=4, moe_k=2, **EXPERTS),
 }
 
 STATE = {"state_size": 4, "conv_kernel": 3, "expand": 2, "time_step_rank": 4}
@@ -162,6 +161,7 @@ STATE_SPACE = {
 HYBRIDS = {
     "zamba2": decoder(
         "Zamba2",
+        since="5",
         num_hidden_layers=4,
         layers_block_type=["mamba", "hybrid", "mamba", "hybrid"],
         num_mem_blocks=1,
@@ -190,7 +190,7 @@ HYBRIDS = {
     ),
     "bamba": decoder("Bamba", attn_layer_indices=[1], **MAMBA2),
     "recurrent_gemma": decoder(
-        "RecurrentGemma", block_types=["recurrent", "attention"], lru_width=32
+        "RecurrentGemma", since="5", block_types=["recurrent", "attention"], lru_width=32
     ),
     "lfm2": decoder(
         "Lfm2",
@@ -228,8 +228,8 @@ HYBRIDS = {
 
 def classifier(prefix: str, inputs: str = "text classes", **settings: Any) -> Case:
     kind = {"text classes": "Sequence", "token classes": "Token"}[inputs]
-    odd = ("pos_key_proj", "pos_query_proj") if prefix == "DebertaV2" else ()
-    return Case(f"{prefix}For{kind}Classification", f"{prefix}Config", settings, inputs, odd=odd)
+    name = f"{prefix}For{kind}Classification"
+    return Case(name, f"{prefix}Config", settings, inputs, odd=r"\.pos_(key|query)_proj$")
 
 
 ENCODERS = {
@@ -324,6 +324,8 @@ def build(name: str) -> nn.Module:
     for needed in (case.model, case.config):
         if not hasattr(transformers, needed):
             pytest.skip(f"transformers {transformers.__version__} has no {needed}")
+    if case.since and Version(transformers.__version__) < Version(case.since):
+        pytest.skip(f"{case.model} runs in float64, without state, from transformers {case.since}")
     base = {key: value for key, value in BASE.items() if key not in case.without}
     config = getattr(transformers, case.config)(**{**base, **case.settings})
     generator = torch.Generator().manual_seed(0)

@@ -127,7 +127,7 @@ def fit(case, model, batches, targets):
     return curvedit.fit(model, batches, targets=targets, labels="data", progress=False, **options)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     """More threads only wait for each other on matrices this small."""
     before = torch.get_num_threads()
@@ -136,33 +136,31 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_fit_rank_project_save_reload(name, tmp_path):
-    case, model = CASES[name], architectures.build(name)
+@pytest.fixture(scope="module", params=CASES)
+def prepared(request):
+    """A case, its model, its data, and the factors of every map that the loss reaches."""
+    case, model = CASES[request.param], architectures.build(request.param)
     batches = architectures.batches(case.inputs)
-    expected = truth(model, batches)
-    targets = [target for target in untied(model) if target in expected]
-    odd = [target for target in targets if target.endswith(case.odd or ("-",))]
+    return case, model, batches, truth(model, batches)
+
+
+def parts(case, model, expected):
+    """The maps to fit, and those that may be refused since their inputs are not positions."""
+    reached = [target for target in untied(model) if target in expected]
+    odd = [target for target in reached if re.search(case.odd, target)]
+    return [target for target in reached if target not in odd], odd
+
+
+def test_factors_are_those_of_plain_autograd(prepared):
+    case, model, batches, expected = prepared
+    targets, odd = parts(case, model, expected)
+    in_blocks = [target for target in targets if re.search(r"\.\d+\.", target)]
+    for chosen in (in_blocks, targets):  # alone they are fitted block by block
+        factors = fit(case, model, batches, chosen)
+        assert list(factors) == chosen
+        assert_factors(factors, expected)
     for target in odd:
         assert_right_or_refused(case, model, batches, target, expected)
-    targets = [target for target in targets if target not in odd]
-    in_blocks = [target for target in targets if re.search(r"\.\d+\.", target)]
-    assert_factors(fit(case, model, batches, in_blocks), expected)
-    factors = fit(case, model, batches, targets)
-    assert list(factors) == targets
-    assert_factors(factors, expected)
-
-    selection = curvedit.rank(factors, keep_mass=0.6, progress=False)
-    model.save_pretrained(tmp_path / "model")
-    curvedit.project(tmp_path / "model", selection, out=tmp_path / "edited")
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    curvedit.project(model, selection)
-    reloaded = type(model).from_pretrained(tmp_path / "edited").state_dict()
-    assert reloaded.keys() == before.keys()
-    edited = {f"{target}.weight" for target in targets}
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, reloaded[key]), key
-        assert torch.equal(value, before[key]) == (key not in edited), key
 
 
 def assert_right_or_refused(case, model, batches, target, expected):
@@ -175,17 +173,42 @@ def assert_right_or_refused(case, model, batches, target, expected):
         assert_factors(factors, expected)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_map_that_the_loss_does_not_reach_is_named(name):
+def test_a_map_that_the_loss_does_not_reach_is_named(prepared):
     """Never called, such as a decoder's under an encoder's head, or called in vain."""
-    case, model = CASES[name], architectures.build(name)
-    batches = architectures.batches(case.inputs)
-    expected = truth(model, batches)
+    case, model, batches, expected = prepared
     idle = [target for target in untied(model) if target not in expected]
-    if not idle:
-        return
-    with pytest.raises((ValueError, RuntimeError), match=f"targets: .*'{idle[0]}'"):
-        fit(case, model, batches, idle[:1])
+    for target in idle[:1]:
+        with pytest.raises((ValueError, RuntimeError), match=f"targets: .*'{target}'"):
+            fit(case, model, batches, [target])
+
+
+def test_a_saved_checkpoint_is_edited_as_the_model_is(prepared, tmp_path):
+    case, model, batches, expected = prepared
+    targets, _ = parts(case, model, expected)
+    factors = fit(case, model, batches, targets)
+    selection = curvedit.rank(factors, keep_mass=0.6, progress=False)
+    model.save_pretrained(tmp_path / "model")
+    curvedit.project(tmp_path / "model", selection, out=tmp_path / "edited")
+    reloaded = type(model).from_pretrained(tmp_path / "edited").state_dict()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert reloaded.keys() == before.keys()
+    edited = {f"{target}.weight" for target in targets}
+    with curvedit.project(model, selection):
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, reloaded[key]), key
+            assert torch.equal(value, before[key]) == (key not in edited), key
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", architectures.MIXTURES)
+def test_the_share_of_a_mixture_that_was_fitted_is_stated(name):
+    """Fused experts are no linear maps: their weights count among all, not among the fitted."""
+    case, model = CASES[name], architectures.build(name)
+    factors = fit(case, model, architectures.batches(case.inputs), ["*.self_attn.o_proj"])
+    fitted = sum(model.get_parameter(f"{target}.weight").numel() for target in factors)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert factors.provenance["coverage"]["parameters"] == pytest.approx(fitted / total, abs=1e-4)
+    assert fitted / total < 0.5
 
 
 class Wrapper(nn.Module):
@@ -237,11 +260,13 @@ WRAPPED = {
         ("adapters", "llama"),
         ("adapters", "qwen3"),
         ("data parallel", "llama"),
-        ("compiled", "llama"),
+        ("compiled", "llama"),  # one block, because compiling takes seconds
     ],
 )
 def test_wrapped_models(wrapping, name):
     case, model = CASES[name], architectures.build(name)
+    if wrapping == "compiled":
+        del model.model.layers[1]
     batches = architectures.batches(case.inputs)
     wrap, prefix = WRAPPED[wrapping]
     with torch.random.fork_rng():
