@@ -14,7 +14,10 @@ from torch import nn
 
 import curvedit
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*not run block by block:UserWarning"),
+]
 
 KINDS = ("A", "G", "A_w", "G_w")
 

@@ -263,7 +263,9 @@ class Forwarding(nn.Module):
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2"])
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("wrap", [Forwarding, lambda m: torch.compile(m, backend="eager")])
+@pytest.mark.parametrize(
+    "wrap", [Forwarding, nn.DataParallel, lambda model: torch.compile(model, backend="eager")]
+)
 def test_a_wrapper_that_does_not_name_its_options(kind, padded, wrap):
     model, batches = models.build(kind), models.ragged_batches(kind)
     if not padded:

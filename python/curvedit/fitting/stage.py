@@ -23,7 +23,6 @@ from curvedit.models import (
     find_stack,
     find_targets,
     frozen,
-    unwrapped,
     weight_of,
 )
 
@@ -118,7 +117,6 @@ def fit(
                 "sample from, got 'sampled'"
             )
         task = "custom"
-    model = unwrapped(model)
     modules = find_targets(model, targets)
     for name, module in modules.items():
         if not is_finite(weight_of(module)):

@@ -17,11 +17,9 @@ from curvedit.models.calling import (
     measuring,
     pieces,
     require_fits,
-    unwrapped,
     vocabulary_of,
 )
 from curvedit.models.causality import CausalityError, require_causal
-from curvedit.models.exclusive import exclusive
 from curvedit.models.linear_maps import (
     find_targets,
     is_linear_map,
@@ -30,6 +28,7 @@ from curvedit.models.linear_maps import (
     weight_of,
 )
 from curvedit.models.loading import load_model, load_tokenizer
+from curvedit.models.threads import exclusive
 
 __all__ = [
     "CausalityError",
@@ -56,7 +55,6 @@ __all__ = [
     "pieces",
     "require_causal",
     "require_fits",
-    "unwrapped",
     "vocabulary_of",
     "weight_hash",
     "weight_of",

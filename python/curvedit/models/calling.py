@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from curvedit.data import Batch
-from curvedit.models.exclusive import exclusive
+from curvedit.models.threads import exclusive
+from curvedit.models.wrapping import unwrapped
 
 _UNKNOWN_VOCABULARY = 1 << 17  # a deliberately large guess, for models that do not tell
 
@@ -26,27 +27,16 @@ def call(model: nn.Module, inputs: dict[str, Any] | tuple[Any, ...], **options: 
     """
     if isinstance(inputs, tuple):
         return model(*inputs)
-    known = inspect.signature(model.forward).parameters
+    known = inspect.signature(unwrapped(model).forward).parameters
     return model(
         **inputs,
         **{key: value for key, value in {"use_cache": False, **options}.items() if key in known},
     )
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside wrappers of ``torch.compile`` and data parallelism, if any."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
 def accepts(model: nn.Module, *names: str) -> bool:
     """Whether the model's ``forward`` declares all of these arguments."""
-    return set(names) <= set(inspect.signature(model.forward).parameters)
+    return set(names) <= set(inspect.signature(unwrapped(model).forward).parameters)
 
 
 @contextmanager
@@ -126,8 +116,8 @@ def dtype_of(model: nn.Module) -> str:
 def identity_of(model: nn.Module) -> dict[str, Any]:
     """Return class, name or path, and parameter count, as recorded in provenance and reports."""
     return {
-        "class": type(model).__name__,
-        "name_or_path": getattr(getattr(model, "config", None), "_name_or_path", ""),
+        "class": type(unwrapped(model)).__name__,
+        "name_or_path": getattr(getattr(unwrapped(model), "config", None), "_name_or_path", ""),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 
@@ -241,7 +231,7 @@ def pieces(
 
 
 def _text_config(model: nn.Module) -> Any:
-    config = getattr(model, "config", None)
+    config = getattr(unwrapped(model), "config", None)
     return (
         config.get_text_config()
         if config is not None and hasattr(config, "get_text_config")

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from curvedit.models.wrapping import wrapping_prefix
+
 _BRACE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -74,7 +76,7 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn
     Args:
         model: Any module.
         targets: One or more patterns: ``*`` matches any text, ``{a,b}`` lists alternatives,
-            ``{3..5}`` counts.
+            ``{3..5}`` counts. The names inside a compiled or data-parallel model will do.
 
     Returns:
         A mapping from name to module; never empty.
@@ -83,12 +85,16 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn
         ValueError: a pattern matches no linear map; the message lists the closest names.
     """
     maps = {name: module for name, module in model.named_modules() if is_linear_map(module)}
-    chosen = set(match_names(targets, list(maps)))
+    chosen = set(match_names(targets, list(maps), prefix=wrapping_prefix(model)))
     return {name: module for name, module in maps.items() if name in chosen}
 
 
-def match_names(targets: str | Sequence[str], names: Sequence[str]) -> list[str]:
+def match_names(
+    targets: str | Sequence[str], names: Sequence[str], *, prefix: str = ""
+) -> list[str]:
     """Return those of ``names`` that match any of the patterns, in their own order.
+
+    A pattern that matches none is tried with ``prefix`` before it.
 
     Raises:
         ValueError: a pattern matches none; the message lists the closest names.
@@ -98,7 +104,7 @@ def match_names(targets: str | Sequence[str], names: Sequence[str]) -> list[str]
         raise ValueError("targets: expected at least one name pattern, got none")
     chosen: set[str] = set()
     for pattern in itertools.chain.from_iterable(expand(pattern) for pattern in patterns):
-        matched = fnmatch.filter(names, pattern)
+        matched = fnmatch.filter(names, pattern) or fnmatch.filter(names, prefix + pattern)
         if not matched:
             raise ValueError(
                 f"targets: {pattern!r} matches no linear map; {_nearest(pattern, names)}"
