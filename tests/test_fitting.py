@@ -113,7 +113,8 @@ def test_stops_at_the_lowest_target(patterns):
         layer.self_attn.register_forward_hook(lambda *_, n=number: runs.__setitem__(n, runs[n] + 1))
     factors = curvedit.fit(model, batches, targets=patterns, seed=SEED, progress=False)
     lowest = int(patterns.split(".")[2])
-    assert runs == [6 if lowest <= n < 2 else 4 for n in range(3)]  # two for the causality check
+    # two for the causality check, two or three for the self-check
+    assert runs == [9 if lowest <= n < 2 else 6 for n in range(3)]
     assert largest_error(factors, truth(model, patterns, batches, "sampled")) < 1e-5
 
 
@@ -266,6 +267,7 @@ def test_half_precision_model():
     assert largest_error(factors, expected) < 0.1  # the model itself runs in bfloat16
 
 
+@pytest.mark.filterwarnings("ignore:.*not run block by block:UserWarning")
 def test_blocks_that_do_not_pass_one_tensor_along_are_fitted_whole():
     class Stack(nn.Module):
         def __init__(self):

@@ -1,6 +1,6 @@
 """The record of a finished pass: model, data, coverage, backends, cost and warnings."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -8,11 +8,22 @@ from torch import nn
 
 from curvedit.fitting.run import Run
 from curvedit.meter import Meter
-from curvedit.models import identity_of, is_linear_map, weight_of
+from curvedit.models import (
+    coverage_rows,
+    fitted_share,
+    identity_of,
+    is_linear_map,
+    passed_over,
+    weight_of,
+)
 
 
 def provenance_of(
-    run: Run, batches: Iterable[Any], notes: list[str], meter: Meter
+    run: Run,
+    batches: Iterable[Any],
+    coverage: Mapping[str, Any],
+    notes: list[str],
+    meter: Meter,
 ) -> dict[str, Any]:
     """Return the record of a finished pass, as it goes into the manifest."""
     return {
@@ -26,7 +37,7 @@ def provenance_of(
         "samples": run.samples,
         "positions": run.positions,
         "loss_terms": run.loss_terms,
-        "coverage": _coverage(run.model, run.observer.targets),
+        "coverage": coverage,
         "backward": run.backward,
         "self_check": None if run.check is None else run.check.to_json(),
         "backend": run.accumulator.record.summary(),
@@ -36,8 +47,8 @@ def provenance_of(
     }
 
 
-def notes_of(run: Run) -> list[str]:
-    """Return warnings: targets that were never called, and factors that cannot have full rank.
+def notes_of(run: Run, targets: str | Sequence[str]) -> list[str]:
+    """Return warnings about what was left out, and factors that cannot have full rank.
 
     Raises:
         ValueError: no target was ever called.
@@ -46,6 +57,12 @@ def notes_of(run: Run) -> list[str]:
     notes = []
     if run.reason:
         notes.append(f"the model is not run block by block, which takes more memory: {run.reason}")
+    if left := passed_over(run.model, targets):
+        name, reason = next(iter(left.items()))
+        notes.append(
+            f"{len(left)} of the weights that the patterns match cannot be fitted and stay as they "
+            f"are, for example {name}: {reason}; the coverage in the manifest lists them"
+        )
     idle = [name for name in modules if not tokens[name]]
     if len(idle) == len(modules):
         raise ValueError(
@@ -68,8 +85,33 @@ def notes_of(run: Run) -> list[str]:
     return notes
 
 
-def _coverage(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Any]:
-    maps = sum(is_linear_map(module) for module in model.modules())
-    total = sum(parameter.numel() for parameter in model.parameters())
-    covered = sum(weight_of(module).numel() for module in modules.values())
-    return {"targets": len(modules), "linear_maps": maps, "parameters": round(covered / total, 4)}
+def coverage_of(
+    model: nn.Module, modules: Mapping[str, nn.Module], idle: Iterable[str] = ()
+) -> Any:
+    """Return how much of a model is fitted, and what of it is not and why.
+
+    ``parameters`` is a share; tied parameters count once.
+    """
+    rows = coverage_rows(model, modules, idle=frozenset(idle))
+    return {
+        "targets": len(modules),
+        "linear_maps": sum(is_linear_map(module) for module in model.modules()),
+        "parameters": round(fitted_share(rows), 4),
+        "table": [row.to_json() for row in rows],
+    }
+
+
+def require_coverage(coverage: Mapping[str, Any], least: float) -> None:
+    """Refuse a fit of less than a share of the parameters.
+
+    Raises:
+        ValueError: fewer are fitted; the message names the largest kinds that are not.
+    """
+    if coverage["parameters"] >= least:
+        return
+    left = [row for row in coverage["table"] if not row["fitted"]][:3]
+    listed = "; ".join(f"{row['name']} ({row['parameters']:,}): {row['why']}" for row in left)
+    raise ValueError(
+        f"min_coverage: expected targets with at least {least:.1%} of the parameters, "
+        f"got {coverage['parameters']:.1%}; not fitted are {listed}"
+    )

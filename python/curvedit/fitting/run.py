@@ -15,7 +15,7 @@ from curvedit.fitting.objective import Objective
 from curvedit.fitting.observer import Call, Observer
 from curvedit.fitting.streaming import NotStreamableError, streamed_backward, whole_backward
 from curvedit.meter import peak_memory
-from curvedit.models import Stack, device_of, require_causal
+from curvedit.models import Stack, device_of, require_causal, require_fits
 from curvedit.ops import Record
 
 
@@ -76,6 +76,10 @@ class Run:
         ) as bar:
             for raw in batches:
                 batch = read_batch(raw, self.batches, self.samples, device, task)
+                if batch.task == "language" and isinstance(batch.inputs, Mapping):
+                    ids = batch.inputs["input_ids"]
+                    bounds = int(ids.max()), int(ids.min())
+                    require_fits(f"batches: batch {batch.index}", self.model, ids.shape[1], *bounds)
                 if not self.task:
                     self._begin(batch)
                     task = self.task

@@ -13,7 +13,12 @@ from curvedit.factors import Factors, Target, fingerprint
 from curvedit.fitting.moments import Moments
 from curvedit.fitting.objective import LossFunction, Objective
 from curvedit.fitting.observer import Observer
-from curvedit.fitting.provenance import notes_of, provenance_of
+from curvedit.fitting.provenance import (
+    coverage_of,
+    notes_of,
+    provenance_of,
+    require_coverage,
+)
 from curvedit.fitting.run import Run
 from curvedit.fitting.second_pass import PER, correct
 from curvedit.meter import metered
@@ -39,6 +44,7 @@ def fit(
     task: str | None = None,
     loss: LossFunction | None = None,
     positions: str = "all",
+    min_coverage: float = 0.0,
     inputs_on: str | torch.device | None = None,
     logits_bytes: int | None = None,
     progress: bool = True,
@@ -58,8 +64,9 @@ def fit(
         model: Any module; Hugging Face decoders and classifiers work as they are.
         batches: Token ids ``(B, T)``, mappings of model inputs (``input_ids``, ``attention_mask``,
             ``labels``, ``pixel_values``, …; ``sample_index`` keys the label draws), or pairs
-            ``(inputs, labels)``. In a language model a position contributes if its next token
-            exists, is not padding and is not labelled -100.
+            ``(inputs, labels)``. A language model's loss has a term at a position whose next token
+            exists, is not padding and is not labelled -100; a position contributes if it is not
+            padding and a term lies there or later.
         targets: Name patterns: ``*`` matches anything, ``{gate,up}`` lists, ``{3..5}`` counts.
         labels: "sampled" draws one label per loss term from the model (true Fisher), keyed by
             (seed, sample, position); "data" uses the labels in the data (empirical Fisher).
@@ -72,6 +79,8 @@ def fit(
         task: "language", "classification" or "custom"; None infers it from the first batch.
         loss: For "custom": maps (model output, labels) to the summed loss.
         positions: For classifiers: "all" but padding, or the "first" (CLS), as the paper for ViT.
+        min_coverage: Least share of the model's parameters that the targets must hold, from 0 to 1;
+            tied parameters count once.
         inputs_on: Device that keeps block inputs until the backward pass; None: the model's own.
         logits_bytes: Bound on the memory of logits and what the loss makes of them; None means
             96 MiB on a CPU and 256 MiB elsewhere.
@@ -82,10 +91,11 @@ def fit(
 
     Raises:
         TypeError: a batch is of an unknown kind.
-        ValueError: a pattern matches nothing, the data is empty, a batch has no contributing
-            position, weights, activations or gradients are not finite, or the model is not causal;
-            or, with ``corrected``, ``batches`` is not re-iterable or changes between passes.
-        RuntimeError: the loss does not depend on a target.
+        ValueError: a pattern matches nothing, too little is covered, the data is empty or does not
+            fit the model, a batch has no loss term, a target is no plain ``y = W a + b``, weights,
+            activations or gradients are not finite, or the model is not causal; or, with
+            ``corrected``, ``batches`` is not re-iterable or changes between passes.
+        RuntimeError: the loss does not depend on a target, or another thread uses the model.
 
     Source:
         Martens & Grosse 2015, arXiv:1503.05671, section 3; Merullo et al., arXiv:2510.24256,
@@ -117,8 +127,16 @@ def fit(
                 "sample from, got 'sampled'"
             )
         task = "custom"
+    if not 0 <= min_coverage <= 1:
+        raise ValueError(f"min_coverage: expected a share from 0 to 1, got {min_coverage!r}")
     modules = find_targets(model, targets)
+    require_coverage(coverage_of(model, modules), min_coverage)
     for name, module in modules.items():
+        if module.weight.is_meta:
+            raise ValueError(
+                f"model: expected weights in memory, got that of {name!r} on the meta device; "
+                "load the model without offloading it to disk"
+            )
         if not is_finite(weight_of(module)):
             raise ValueError(
                 f"model: the weight of {name!r} is not finite; load an intact checkpoint"
@@ -132,7 +150,9 @@ def fit(
     run = Run(model, stack, Objective(labels, seed, loss), observer, moments, where, bound)
     with metered(device) as meter, frozen(model), observer.attached():
         run.over(batches, task, progress=progress, what="fit")
-    notes = notes_of(run)
+    notes = notes_of(run, targets)
+    coverage = coverage_of(model, modules, [name for name in modules if not observer.tokens[name]])
+    require_coverage(coverage, min_coverage)
     fitted = {
         name: Target(
             _shape(module), observer.leaders[name], observer.tokens[name], *fingerprint(module)
@@ -140,7 +160,7 @@ def fit(
         for name, module in modules.items()
         if observer.tokens[name]
     }
-    factors = Factors(fitted, moments.sums, provenance_of(run, batches, notes, meter))
+    factors = Factors(fitted, moments.sums, provenance_of(run, batches, coverage, notes, meter))
     for note in notes:
         warnings.warn(note, stacklevel=2)
     if corrected is not None:

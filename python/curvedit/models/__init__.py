@@ -20,6 +20,7 @@ from curvedit.models.calling import (
     vocabulary_of,
 )
 from curvedit.models.causality import CausalityError, require_causal
+from curvedit.models.coverage import CoverageRow, coverage_rows, fitted_share, passed_over
 from curvedit.models.linear_maps import (
     find_targets,
     is_linear_map,
@@ -32,16 +33,19 @@ from curvedit.models.threads import exclusive
 
 __all__ = [
     "CausalityError",
+    "CoverageRow",
     "Stack",
     "accepts",
     "bypassed",
     "call",
+    "coverage_rows",
     "default_logits_bytes",
     "device_of",
     "dtype_of",
     "exclusive",
     "find_stack",
     "find_targets",
+    "fitted_share",
     "frozen",
     "hidden_of",
     "identity_of",
@@ -52,6 +56,7 @@ __all__ = [
     "logits_of",
     "match_names",
     "measuring",
+    "passed_over",
     "pieces",
     "require_causal",
     "require_fits",

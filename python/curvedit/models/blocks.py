@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ def find_stack(model: nn.Module, targets: Sequence[str]) -> Stack | None:
     candidates = {
         name: sum(parameter.numel() for parameter in module.parameters())
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) > 0
+        if isinstance(module, nn.ModuleList)
+        and not isinstance(module, ParametrizationList)
+        and len(module) > 0
     }
     outer = [
         name for name in candidates if not any(name.startswith(f"{other}.") for other in candidates)

@@ -100,9 +100,10 @@ def measuring(model: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the model's first parameter or buffer; the CPU if it has neither."""
+    """Return the device of the model's first parameter or buffer in memory; otherwise the CPU."""
     for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
+        if not tensor.is_meta:
+            return tensor.device
     return torch.device("cpu")
 
 
@@ -128,8 +129,10 @@ def vocabulary_of(model: nn.Module) -> int | None:
     return size if isinstance(size, int) and size > 0 else None
 
 
-def require_fits(name: str, model: nn.Module, longest: int, largest: int) -> None:
+def require_fits(name: str, model: nn.Module, longest: int, largest: int, least: int = 0) -> None:
     """Refuse token sequences for which the model lacks positions or embeddings.
+
+    ``longest`` is in tokens; ``largest`` and ``least`` are ids.
 
     Raises:
         ValueError: a sequence is longer than the model's context, or an id is outside its
@@ -140,6 +143,8 @@ def require_fits(name: str, model: nn.Module, longest: int, largest: int) -> Non
         raise ValueError(
             f"{name}: expected at most {context} tokens, the model's context length, got {longest}"
         )
+    if least < 0:
+        raise ValueError(f"{name}: expected token ids of at least 0, got {least}")
     vocabulary = vocabulary_of(model)
     if vocabulary is not None and largest >= vocabulary:
         raise ValueError(

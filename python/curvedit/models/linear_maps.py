@@ -9,13 +9,15 @@ import fnmatch
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from curvedit.models.wrapping import wrapping_prefix
 
+FUSED = "several matrices in one tensor, such as fused experts"
+_LEAST_BYTES = 2  # per number; 8-bit floats come with scales of their own
 _BRACE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -31,10 +33,48 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def is_linear_map(module: nn.Module) -> bool:
-    """Whether ``module`` computes ``y = W a`` with a dense floating-point ``W``."""
-    if isinstance(module, nn.Linear):
-        return module.weight.is_floating_point() and module.weight.ndim == 2
-    return is_conv1d(module)
+    """Whether ``module`` computes ``y = W a`` with a ``W`` stored as plain numbers."""
+    return (isinstance(module, nn.Linear) or is_conv1d(module)) and obstacle(module) is None
+
+
+def obstacle(module: nn.Module) -> str | None:
+    """Why the weight of a linear map cannot be fitted and edited as it is; None if it can."""
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return "its weight is computed from other parameters"
+    if not isinstance(weight, nn.Parameter) or type(weight.data) is not Tensor:
+        return f"its weight is stored as {type(weight.data).__name__}"
+    if not weight.is_floating_point() or weight.dtype.itemsize < _LEAST_BYTES:
+        return f"it is quantised, {str(weight.dtype).removeprefix('torch.')}"
+    return None if weight.ndim == 2 else f"its weight has shape {tuple(weight.shape)}"
+
+
+def is_fused(module: nn.Module, parameter: Tensor) -> bool:
+    """Whether a parameter holds one matrix for each of several experts."""
+    return (
+        parameter.ndim == 3
+        and min(parameter.shape[1:]) > 1
+        and not isinstance(module, nn.modules.conv._ConvNd)
+    )
+
+
+def unfittable(model: nn.Module) -> dict[str, str]:
+    """Names of weights and modules that compute linear maps but cannot be fitted, with the reason.
+
+    Modules come under their own names and those of their weights, for patterns to match.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        reasons = {
+            key: FUSED
+            for key, parameter in module._parameters.items()
+            if parameter is not None and is_fused(module, parameter)
+        }
+        looks_linear = isinstance(module, nn.Linear) or is_conv1d(module)
+        if looks_linear and (reason := obstacle(module)) is not None:
+            found[name] = reason
+        found.update({f"{name}.{key}": reason for key, reason in reasons.items()})
+    return found
 
 
 def weight_of(module: nn.Module) -> Tensor:
@@ -85,16 +125,25 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn
         ValueError: a pattern matches no linear map; the message lists the closest names.
     """
     maps = {name: module for name, module in model.named_modules() if is_linear_map(module)}
-    chosen = set(match_names(targets, list(maps), prefix=wrapping_prefix(model)))
+    prefix = wrapping_prefix(model)
+    chosen = set(match_names(targets, list(maps), prefix=prefix, others=unfittable(model)))
     return {name: module for name, module in maps.items() if name in chosen}
 
 
 def match_names(
-    targets: str | Sequence[str], names: Sequence[str], *, prefix: str = ""
+    targets: str | Sequence[str],
+    names: Sequence[str],
+    *,
+    prefix: str = "",
+    others: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Return those of ``names`` that match any of the patterns, in their own order.
 
-    A pattern that matches none is tried with ``prefix`` before it.
+    Args:
+        targets: The patterns; one that matches no name is tried with ``prefix`` before it.
+        names: The linear maps.
+        prefix: What wrappers put before the names.
+        others: Names that cannot be chosen, with the reason, for messages.
 
     Raises:
         ValueError: a pattern matches none; the message lists the closest names.
@@ -104,13 +153,33 @@ def match_names(
         raise ValueError("targets: expected at least one name pattern, got none")
     chosen: set[str] = set()
     for pattern in itertools.chain.from_iterable(expand(pattern) for pattern in patterns):
-        matched = fnmatch.filter(names, pattern) or fnmatch.filter(names, prefix + pattern)
+        matched = _matched(pattern, names, prefix)
         if not matched:
-            raise ValueError(
-                f"targets: {pattern!r} matches no linear map; {_nearest(pattern, names)}"
-            )
+            found = matching(pattern, others or {}, prefix=prefix)
+            hint = _nearest(pattern, names)
+            if found:
+                name, reason = next(iter(found.items()))
+                hint = f"it matches {name!r}, which cannot be fitted: {reason}"
+            raise ValueError(f"targets: {pattern!r} matches no linear map; {hint}")
         chosen.update(matched)
     return [name for name in names if name in chosen]
+
+
+def matching(
+    targets: str | Sequence[str], names: Mapping[str, str], *, prefix: str = ""
+) -> dict[str, str]:
+    """Return those of ``names`` that match any of the patterns; a pattern need not match any."""
+    patterns = [targets] if isinstance(targets, str) else list(targets)
+    chosen = {
+        name
+        for pattern in itertools.chain.from_iterable(map(expand, patterns))
+        for name in _matched(pattern, list(names), prefix)
+    }
+    return {name: reason for name, reason in names.items() if name in chosen}
+
+
+def _matched(pattern: str, names: Sequence[str], prefix: str) -> list[str]:
+    return fnmatch.filter(names, pattern) or fnmatch.filter(names, prefix + pattern)
 
 
 def _nearest(pattern: str, names: Sequence[str]) -> str:
