@@ -1,4 +1,4 @@
-"""Wall-clock seconds and peak memory of a block of code."""
+"""Seconds and peak memory of a block of code, and how far a long loop has come."""
 
 import re
 import sys
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
+
+_EVERY = 30.0  # seconds between two lines off a terminal
 
 
 @dataclass
@@ -53,3 +56,81 @@ def metered(device: torch.device) -> Iterator[Meter]:
 def _has_gauge(device: torch.device) -> bool:
     """Whether torch counts this device's memory; fake tensors may name a GPU that is absent."""
     return device.type == "cuda" and torch.cuda.is_available()
+
+
+class Progress:
+    """How far a loop has come; :func:`progress` makes one."""
+
+    def __init__(self, total: int | None, unit: str, what: str, *, shown: bool) -> None:
+        """Start at zero; ``total`` None if it is not known."""
+        self._total, self._unit, self._what = total, unit, what
+        self._done, self._note = 0, ""
+        self._lines = shown and not sys.stderr.isatty()
+        self._started = self._said = time.monotonic()
+        self._bar = tqdm(
+            total=total,
+            unit=unit,
+            unit_scale=total is None or total >= 10_000,
+            desc=what,
+            disable=self._lines or not shown,
+        )
+
+    @property
+    def total(self) -> int | None:
+        """The number of units to come, or None."""
+        return self._total
+
+    def expect(self, total: int) -> None:
+        """Say how many units there will be, once that is known."""
+        self._total = self._bar.total = total
+
+    def update(self, count: int = 1) -> None:
+        """Say that ``count`` more units are done."""
+        self._done += count
+        self._bar.update(count)
+        if self._lines and time.monotonic() - self._said >= _EVERY:
+            self._say()
+
+    def note(self, text: str) -> None:
+        """Show a few words beside the figures from now on, such as the peak memory."""
+        self._note = text
+        if not self._bar.disable:
+            self._bar.set_postfix_str(text, refresh=False)
+
+    def close(self) -> None:
+        """End the bar, or the lines with a last one if there were any."""
+        self._bar.close()
+        if self._said > self._started:
+            self._say()
+
+    def _say(self) -> None:
+        self._said = now = time.monotonic()
+        rate = self._done / max(now - self._started, 1e-9)
+        parts = [f"{self._what}: {self._done:,} {self._unit}", f"{rate:,.3g} {self._unit}/s"]
+        if self._total:
+            parts[0] = f"{self._what}: {self._done:,} of {self._total:,} {self._unit}"
+            parts[0] += f" ({self._done / self._total:.0%})"
+            left = max(0, self._total - self._done) / rate if rate else float("inf")
+            parts.append(f"{tqdm.format_interval(left)} left" if rate else "time left unknown")
+        sys.stderr.write(", ".join([*parts, *filter(None, [self._note])]) + "\n")
+        sys.stderr.flush()
+
+
+@contextmanager
+def progress(total: int | None, *, unit: str, what: str, shown: bool) -> Iterator[Progress]:
+    """Show how far the block has come: a bar on a terminal, elsewhere a line every 30 s.
+
+    Args:
+        total: Number of units, or None if it is not known.
+        unit: What is counted, such as "tok".
+        what: What the block does, the start of the bar or line.
+        shown: False shows nothing.
+
+    Yields:
+        What to tell of the units done: ``update(count)`` and ``note(text)``.
+    """
+    found = Progress(total, unit, what, shown=shown)
+    try:
+        yield found
+    finally:
+        found.close()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from curvedit import meter
 from curvedit.checks import require_finite, require_shape
 from curvedit.factors.basis import Basis, BasisStore
 from curvedit.factors.decomposition import decompose_several, groups
@@ -190,16 +190,10 @@ class Factors(Mapping[str, TargetFactors]):
             return
         sizes = {key: self._size(key) for key in missing}
         work = sum(size**3 for size in sizes.values())
-        with tqdm(
-            total=work,
-            unit="op",
-            unit_scale=True,
-            desc="decompose",
-            disable=None if progress else True,
-        ) as bar:
+        with meter.progress(work, unit="op", what="decompose", shown=progress) as bar:
             for keys in groups(sizes):
                 names = [" of ".join(missing[key]) for key in keys]
-                bar.set_postfix_str(names[0], refresh=False)
+                bar.note(names[0])
                 factors = [self.mean(*missing[key]) for key in keys]
                 for key, basis in zip(keys, decompose_several(names, factors), strict=True):
                     self._bases.keep(key, basis)

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from curvedit.data import Batch, read_batch
 from curvedit.factors import Key
@@ -14,7 +13,7 @@ from curvedit.fitting.fidelity import Fidelity, check_fidelity
 from curvedit.fitting.objective import Objective
 from curvedit.fitting.observer import Call, Observer
 from curvedit.fitting.streaming import NotStreamableError, streamed_backward, whole_backward
-from curvedit.meter import peak_memory
+from curvedit.meter import peak_memory, progress
 from curvedit.models import Stack, device_of, require_causal, require_fits
 from curvedit.ops import Record
 
@@ -60,7 +59,7 @@ class Run:
             return f"whole model: {self.reason or 'it has no list of blocks'}"
         return f"block by block through {self.stack.name}, down to block {self.stack.lowest}"
 
-    def over(self, batches: Iterable[Any], task: str | None, *, progress: bool, what: str) -> None:
+    def over(self, batches: Iterable[Any], task: str | None, *, shown: bool, what: str) -> None:
         """Process every batch.
 
         Raises:
@@ -71,9 +70,7 @@ class Run:
         """
         device = device_of(self.model)
         total = getattr(batches, "tokens", None)
-        with tqdm(
-            total=total, unit="tok", unit_scale=True, desc=what, disable=None if progress else True
-        ) as bar:
+        with progress(total, unit="tok", what=what, shown=shown) as bar:
             for raw in batches:
                 batch = read_batch(raw, self.batches, self.samples, device, task)
                 if batch.task == "language" and isinstance(batch.inputs, Mapping):
@@ -84,7 +81,7 @@ class Run:
                     self._begin(batch)
                     task = self.task
                     if bar.total is None and isinstance(batches, Sized):
-                        bar.total = len(batches) * batch.positions
+                        bar.expect(len(batches) * batch.positions)
                 self._take(batch)
                 self.observer.require_finite(batch)
                 self.observer.require_unchanged(batch)
@@ -92,8 +89,8 @@ class Run:
                 self.samples += batch.samples.shape[0]
                 self.positions += batch.positions
                 self.loss_terms += batch.loss_terms
+                bar.note(f"peak {peak_memory(device) / 2**30:.2f} GiB")
                 bar.update(batch.positions)
-                bar.set_postfix_str(f"peak {peak_memory(device) / 2**30:.2f} GiB", refresh=False)
         if not self.task:
             raise ValueError(
                 "batches: expected at least one batch, got none; check the data source"

@@ -53,7 +53,7 @@ def correct(
         reason=first.reason,
     )
     with metered(device) as meter, frozen(first.model), observer.attached():
-        run.over(batches, first.task, progress=progress, what="correct")
+        run.over(batches, first.task, shown=progress, what="correct")
     if (run.samples, run.positions) != (first.samples, first.positions):
         raise ValueError(
             f"batches: expected the same data in the second pass, {first.samples} samples with "

@@ -149,7 +149,7 @@ def fit(
     stack = find_stack(model, list(modules))
     run = Run(model, stack, Objective(labels, seed, loss), observer, moments, where, bound)
     with metered(device) as meter, frozen(model), observer.attached():
-        run.over(batches, task, progress=progress, what="fit")
+        run.over(batches, task, shown=progress, what="fit")
     notes = notes_of(run, targets)
     coverage = coverage_of(model, modules, [name for name in modules if not observer.tokens[name]])
     require_coverage(coverage, min_coverage)
