@@ -2,9 +2,10 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,8 +20,8 @@ from curvedit.bench import (
     repeat,
     table,
 )
-from curvedit.checks import require_new_directory
-from curvedit.cli.verb import Options, Verb, say
+from curvedit.cli.places import require_device, require_place
+from curvedit.cli.verb import Job, Options, Result, Verb, require_at_least
 from curvedit.doctor import examine_facts
 from curvedit.files import new_directory
 from curvedit.ops import parse_backends
@@ -65,28 +66,60 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _execute(options: Options) -> None:
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tokens = options.tokens or (16384 if device.type == "cuda" else 4096)
-    shapes = _shapes(options, device)
+def _prepare(options: Options) -> Job:
+    require_at_least(options, tokens=1, rounds=1, repeat=1)
+    if min(options.d or [1]) < 1:
+        raise ValueError(f"d: expected widths of at least 1, got {options.d}")
+    require_device("device", options.device)
     asked = options.ops or OPS
     if options.backend is not None:
-        for op, backend in _pairs(options.backend, asked):
-            only = (backend, getattr(torch, options.dtype))
-            case = next(cases(op, shapes, tokens=tokens, device=device, only=only))
-            taken = repeat(case, device=device, times=options.repeat)
-            say(f"{case.op}, {backend}, {options.dtype}, {case.shape}: {taken:.4f} ms a call")
-        return
-    out = None if options.out is None else require_new_directory("out", Path(options.out))
+        pairs = _pairs(options.backend, asked)
+        return lambda: _repeat(options, pairs)
+    out = None if options.out is None else require_place(options.out)
+    return lambda: _measure(options, asked, out)
+
+
+def _device(options: Options) -> torch.device:
+    return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _rows(options: Options, device: torch.device) -> int:
+    """Rows of the input."""
+    return options.tokens or (16384 if device.type == "cuda" else 4096)
+
+
+def _repeat(options: Options, pairs: list[tuple[str, str]]) -> Result:
+    """Run one backend of each op, for a profiler."""
+    device = _device(options)
+    shapes, tokens = _shapes(options, device), _rows(options, device)
+    lines, facts = [], []
+    for op, backend in pairs:
+        only = (backend, getattr(torch, options.dtype))
+        case = next(cases(op, shapes, tokens=tokens, device=device, only=only))
+        taken = repeat(case, device=device, times=options.repeat)
+        lines.append(f"{case.op}, {backend}, {options.dtype}, {case.shape}: {taken:.4f} ms a call")
+        facts.append({"op": case.op, "backend": backend, "shape": case.shape, "ms": taken})
+    return Result("\n".join(lines), {"dtype": options.dtype, "runs": facts})
+
+
+def _measure(options: Options, asked: Sequence[str], out: Path | None) -> Result:
+    """Time every backend of the ops beside its rivals."""
+    device = _device(options)
+    shapes, tokens = _shapes(options, device), _rows(options, device)
     every = (case for op in asked for case in cases(op, shapes, tokens=tokens, device=device))
     ceilings, rows = measure(every, device=device, rounds=options.rounds)
     rates = ", ".join(
         f"{rate:.3g} TFLOP/s with {name} input" for name, rate in ceilings.tflops.items()
     )
-    say(f"ceilings: copy {ceilings.copy_gigabytes_per_second:.1f} GB/s, product {rates}")
-    say(table(rows))
+    text = f"ceilings: copy {ceilings.copy_gigabytes_per_second:.1f} GB/s, product {rates}"
+    content = {
+        "machine": examine_facts(),
+        "ceilings": asdict(ceilings),
+        "rows": [asdict(row) for row in rows],
+    }
     if out is not None:
-        _save(out, ceilings, rows, asked, device)
+        _save(out, content, ceilings, rows, asked, device)
+    return Result(f"{text}\n{table(rows)}", content)
 
 
 def _shapes(options: Options, device: torch.device) -> list[_Shape]:
@@ -110,16 +143,15 @@ def _pairs(text: str, asked: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _save(
-    out: Path, ceilings: Ceilings, rows: list[Row], asked: Sequence[str], device: torch.device
+    out: Path,
+    content: Mapping[str, Any],
+    ceilings: Ceilings,
+    rows: list[Row],
+    asked: Sequence[str],
+    device: torch.device,
 ) -> None:
     """Write ``bench.json`` and a roofline plot per op."""
-    facts = examine_facts()
-    content = {
-        "machine": facts,
-        "ceilings": asdict(ceilings),
-        "rows": [asdict(row) for row in rows],
-    }
-    where = facts["gpu"] if device.type == "cuda" else facts["cpu kernels"]
+    where = content["machine"]["gpu" if device.type == "cuda" else "cpu kernels"]
     with new_directory("out", out) as part:
         (part / "bench.json").write_text(json.dumps(content, indent=1))
         for op in asked:
@@ -129,4 +161,4 @@ def _save(
             (part / f"roofline-{op}.svg").write_text(drawing)
 
 
-BENCH = Verb("bench", "time the kernels beside their rivals", _add_flags, _execute)
+BENCH = Verb("bench", "time the kernels beside their rivals", _add_flags, _prepare)

@@ -6,47 +6,18 @@ the file. A file is checked whole, against the flags' own types and choices, bef
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
-from datetime import date
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from curvedit.cli.verb import Options
+from curvedit.cli.yaml_files import ConfigError
 from curvedit.files import write_whole
 
-_NOT_RECORDED = ("config", "traceback")
-
-
-class ConfigError(Exception):
-    """A configuration file cannot be used; the message names the file, the key and the reason."""
-
-
-def find_config(words: Sequence[str]) -> str | None:
-    """The file that ``--config`` names on the command line, or None."""
-    scanner = argparse.ArgumentParser(add_help=False)
-    scanner.add_argument("--config", nargs="?")  # a missing file name is left to the verb's parser
-    found: str | None = scanner.parse_known_args(words)[0].config
-    return found
-
-
-def read_yaml(path: str | Path, source: str) -> Any:
-    """The content of a YAML file; an empty file is an empty mapping.
-
-    Args:
-        path: The file.
-        source: How messages name it.
-
-    Raises:
-        OSError: the file cannot be read.
-        ConfigError: it is not YAML.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source}: {error}") from error
-    return {} if content is None else content
+_NOT_RECORDED = ("config", "traceback", "json")
+_NOT_IN_FILES = ("help", "config")
 
 
 def set_defaults(
@@ -71,19 +42,15 @@ def set_defaults(
     """
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: expected keys and values, got {type(content).__name__}")
-    flags = {
-        action.dest: action
-        for action in parser._actions
-        if action.option_strings and action.dest not in ("help", "config")
-    }
+    flags = {action.dest: action for action in parser._actions if action.dest not in _NOT_IN_FILES}
     settings: dict[str, Any] = {}
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name == "verb":
             if value != verb:
-                raise ConfigError(f"{source}: verb: expected {verb!r}, got {value!r}")
+                raise ConfigError(f"{source}: verb: expected {verb!r}, got {_shown(value)}")
         elif name not in flags:
-            raise ConfigError(f"{source}: expected keys among {sorted(flags)}, got {key!r}")
+            raise ConfigError(f"{source}: expected keys among {sorted(flags)}, got {_shown(key)}")
         elif value is not None:
             settings[name] = _checked(flags[name], value, f"{source}: {name}")
             flags[name].required = False
@@ -135,14 +102,18 @@ def options_from(
     return parser.parse_args([], Options(verb=verb))
 
 
-def record(options: Options, out: Path) -> None:
-    """Write the ``config.yaml`` that replays a run beside its output."""
-    settings = {
+def settings_of(options: Options) -> dict[str, Any]:
+    """The options that make a verb's result, as a file gives them."""
+    return {
         key: value
         for key, value in vars(options).items()
         if key not in _NOT_RECORDED and value is not None
     }
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def record(options: Options, out: Path) -> None:
+    """Write the ``config.yaml`` that replays a run beside its output."""
+    text = yaml.safe_dump(settings_of(options), sort_keys=False, allow_unicode=True)
     write_whole(out / "config.yaml", text.encode())
 
 
@@ -154,7 +125,7 @@ def _checked(action: argparse.Action, value: Any, where: str) -> Any:
     """A flag's value as its parser would have made it from the command line."""
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise ConfigError(f"{where}: expected true or false, got {value!r}")
+            raise ConfigError(f"{where}: expected true or false, got {_shown(value)}")
         return value
     if action.nargs != "+":
         return _converted(action, value, where)
@@ -164,13 +135,17 @@ def _checked(action: argparse.Action, value: Any, where: str) -> Any:
     return [_converted(action, each, where) for each in values]
 
 
+def expected_of(action: argparse.Action) -> str:
+    """What a flag's value must be, in words."""
+    if action.choices is not None:
+        return f"one of {list(action.choices)}"
+    return "an integer" if action.type is int else "a number" if action.type is float else "text"
+
+
 def _converted(action: argparse.Action, value: Any, where: str) -> Any:
     convert = action.type if callable(action.type) else str
-    expected = "an integer" if convert is int else "a number" if convert is float else "text"
-    if action.choices is not None:
-        expected = f"one of {list(action.choices)}"
-    refusal = f"{where}: expected {expected}, got {value!r}"
-    if isinstance(value, bool) or not isinstance(value, str | int | float | date):
+    refusal = f"{where}: expected {expected_of(action)}, got {_shown(value)}"
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ConfigError(refusal)
     try:
         converted = convert(str(value))
@@ -179,3 +154,9 @@ def _converted(action: argparse.Action, value: Any, where: str) -> Any:
     if action.choices is not None and converted not in action.choices:
         raise ConfigError(refusal)
     return converted
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it: the beginning, if it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

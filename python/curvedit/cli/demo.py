@@ -1,9 +1,10 @@
 """``curvedit demo``: the whole workflow on a model trained on the spot."""
 
 import argparse
+import warnings
 from pathlib import Path
 
-from curvedit.cli.verb import Options, Verb, add_progress_flag, say
+from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag
 from curvedit.demo import run_demo
 
 
@@ -17,11 +18,19 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add_progress_flag(parser)
 
 
-def _execute(options: Options) -> None:
+def _prepare(options: Options) -> Job:
     out = Path(options.out)
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"out: expected a directory, got {out}, a file")
+    return lambda: _demo(options, out)
+
+
+def _demo(options: Options, out: Path) -> Result:
+    # The demo's search for the largest share that forgets tries many that keep little.
+    warnings.filterwarnings("ignore", message="keep_mass:")
     report = run_demo(out, progress=options.progress)
-    say(report.table())
-    say(f"report: {out / 'report.html'}")
+    text = f"{report.table()}\nreport: {out / 'report.html'}"
+    return Result(text, {"out": out, **report.to_json()})
 
 
-DEMO = Verb("demo", "train a small model that recites, and edit it", _add_flags, _execute)
+DEMO = Verb("demo", "train a small model that recites, and edit it", _add_flags, _prepare)

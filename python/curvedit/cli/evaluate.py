@@ -1,11 +1,10 @@
 """``curvedit evaluate``: measure a checkpoint, and its baseline, into a report directory."""
 
 import argparse
-import json
 from pathlib import Path
+from typing import Any
 
 from curvedit import evaluation
-from curvedit.checks import require_new_directory
 from curvedit.cli.config import record
 from curvedit.cli.inputs import (
     add_data_flags,
@@ -14,11 +13,18 @@ from curvedit.cli.inputs import (
     load_model,
     suite,
 )
-from curvedit.cli.verb import Options, Verb, say
+from curvedit.cli.places import RECORD, members, read_record, require_device, require_place
+from curvedit.cli.skeleton import read_skeleton, require_suite_fits
+from curvedit.cli.verb import Job, Options, Result, Verb
+from curvedit.evaluation import Suite
+from curvedit.files import new_directory
+from curvedit.report import Report
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="the edited checkpoint")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="the edited checkpoint, or those of a sweep"
+    )
     parser.add_argument("--baseline", metavar="DIR", help="the unedited checkpoint")
     parser.add_argument("--out", required=True, metavar="DIR", help="new report directory")
     add_suite_flags(parser)
@@ -26,21 +32,53 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add_data_flags(parser)
 
 
-def _execute(options: Options) -> None:
-    out = require_new_directory("out", Path(options.out))
-    measured_on = suite(options)
+def _prepare(options: Options, made: frozenset[str] = frozenset()) -> Job:
+    require_device("device", options.device)
+    out = require_place(options.out)
+    known = [] if options.baseline is None else [options.baseline]
+    if "model" not in made:
+        known = [*known, *map(str, _models(options.model))]
+    skeletons = [read_skeleton("model", path) for path in known]
+    for path in known:
+        read_record(Path(path))
+    measured_on = suite(argparse.Namespace(**{**vars(options), "model": known[-1]}))
+    for skeleton in skeletons:
+        require_suite_fits(skeleton, measured_on)
+    return lambda: _evaluate(options, out, measured_on)
+
+
+def _models(path: str) -> list[Path]:
+    """A checkpoint, or those of a sweep."""
+    place = Path(path)
+    return [place] if (place / "config.json").is_file() else members(place, RECORD) or [place]
+
+
+def _evaluate(options: Options, out: Path, measured_on: Suite) -> Result:
+    """Measure the baseline once, then each model, into a report or one for each."""
     baseline = None
     if options.baseline is not None:
         baseline = evaluation.evaluate(load_model(options.baseline, options), measured_on)
-    model = load_model(options.model, options)
-    report = evaluation.evaluate(model, measured_on, baseline=baseline)
-    edit = Path(options.model) / "curvedit.json"
-    if edit.is_file():
-        report = report.with_record(json.loads(edit.read_text()))
-    report.save(out)
-    record(options, out)
-    say(report.table())
-    say(f"report: {out / 'report.html'}")
+    measured = _models(options.model)
+    is_sweep = measured != [Path(options.model)]
+    lines, facts = [], []
+    with new_directory("out", out) as part:
+        for place in measured:
+            model = load_model(str(place), options)
+            report = evaluation.evaluate(model, measured_on, baseline=baseline)
+            edit = read_record(place)
+            report = report if edit is None else report.with_record(edit)
+            name = place.name if is_sweep else ""
+            report.save(part / name)
+            lines += [f"{place}:"] if is_sweep else []
+            lines += [report.table(), f"report: {out / name / 'report.html'}"]
+            facts.append({"model": place, "out": out / name, **_told(report)})
+        record(options, part)
+    return Result("\n".join(lines), {"out": out, "reports": facts})
 
 
-EVALUATE = Verb("evaluate", "measure a checkpoint beside its baseline", _add_flags, _execute)
+def _told(report: Report) -> dict[str, Any]:
+    document = report.to_json()
+    return {key: document[key] for key in ("before", "after", "data", "hashes", "stages")}
+
+
+EVALUATE = Verb("evaluate", "measure a checkpoint beside its baseline", _add_flags, _prepare)

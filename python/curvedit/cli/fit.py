@@ -1,13 +1,16 @@
 """``curvedit fit``: checkpoint directory and data to a factor directory."""
 
 import argparse
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from curvedit import fitting
-from curvedit.checks import require_new_directory
+from curvedit import fitting, models
 from curvedit.cli.config import record
 from curvedit.cli.inputs import add_data_flags, add_loading_flags, batches, load_model
-from curvedit.cli.verb import Options, Verb, add_progress_flag, say
+from curvedit.cli.places import require_device, require_place, require_room
+from curvedit.cli.skeleton import read_skeleton, require_data_fits
+from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag, require_at_least
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
@@ -61,12 +64,40 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add_progress_flag(parser)
 
 
-def _execute(options: Options) -> None:
-    out = require_new_directory("out", Path(options.out))
+def _prepare(options: Options) -> Job:
+    require_at_least(options, seed=0)
+    require_device("device", options.device)
+    require_device("inputs_on", options.inputs_on)
+    out = require_place(options.out)
+    skeleton = read_skeleton("model", options.model, modules=True)
+    if skeleton.modules is not None:
+        chosen = models.find_targets(skeleton.modules, options.targets)
+        shapes = [models.weight_of(module).shape for module in chosen.values()]
+        require_room(out, _least_bytes(shapes, options))
+    data = batches(options.data, options)
+    require_data_fits("data", skeleton, data)
+    return lambda: _fit(options, out, data)
+
+
+def _least_bytes(shapes: Sequence[Sequence[int]], options: Options) -> int:
+    """What the factors of weights (d_out, d_in) need on disk at least, wherever inputs are shared.
+
+    Sums are float32 triangles; one ``A`` may serve all targets of the same width.
+    """
+    widths = {columns for _, columns in shapes}
+    numbers = sum(n * n // 2 for n in widths) + sum(rows * rows // 2 for rows, _ in shapes)
+    if options.weighted:
+        numbers += sum((rows * rows + columns * columns) // 2 for rows, columns in shapes)
+    if options.corrected is not None:
+        numbers += sum(rows * columns for rows, columns in shapes)
+    return 4 * numbers
+
+
+def _fit(options: Options, out: Path, data: Iterable[Any]) -> Result:
     model = load_model(options.model, options)
     factors = fitting.fit(
         model,
-        batches(options.data, options),
+        data,
         targets=options.targets,
         labels=options.labels,
         seed=options.seed,
@@ -79,14 +110,18 @@ def _execute(options: Options) -> None:
     factors.save(out)
     record(options, out)
     facts = factors.provenance
-    say(
+    text = (
         f"{out}: {len(factors)} targets, "
         f"{facts['coverage']['parameters']:.0%} of the parameters, "
         f"from {facts['positions']:,} positions in {facts['seconds']:.1f} s, "
         f"peak {facts['peak_memory_bytes'] / 2**30:.2f} GiB"
     )
+    told = ("coverage", "samples", "positions", "seconds", "peak_memory_bytes", "warnings")
+    return Result(
+        text, {"out": out, "targets": list(factors), **{key: facts.get(key) for key in told}}
+    )
 
 
 FIT = Verb(
-    "fit", "accumulate the factors of a checkpoint's linear maps over data", _add_flags, _execute
+    "fit", "accumulate the factors of a checkpoint's linear maps over data", _add_flags, _prepare
 )

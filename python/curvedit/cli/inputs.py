@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from curvedit import data, models
-from curvedit.cli.verb import Options
+from curvedit.cli.verb import Options, require_at_least
 from curvedit.evaluation import Passages, Suite
 
 
@@ -62,8 +62,9 @@ def batches(paths: list[str], options: Options) -> Iterable[Any]:
     """Batches of tokens from text files or a dataset, or of images from one ``.safetensors`` file.
 
     Raises:
-        ValueError: images in more than one file, or beside text.
+        ValueError: a number is out of range, or images in more than one file, or beside text.
     """
+    require_at_least(options, window=2, batch_size=1, max_tokens=2)
     if any(path.endswith(".safetensors") for path in paths):
         if len(paths) != 1:
             raise ValueError(f"data: expected one .safetensors file of images, got {paths}")
@@ -115,13 +116,20 @@ def suite(options: Options) -> Suite:
     """What to measure a model on.
 
     Raises:
-        ValueError: a split is not spelled NAME=FILE, or there is nothing to measure on.
+        ValueError: a number is out of range, a split is not spelled NAME=FILE, or there is nothing
+            to measure on.
     """
+    require_at_least(options, window=2, batch_size=1, max_tokens=2)
+    require_at_least(options, prefix_length=1, suffix_length=1)
+    if options.passages is None and not options.text and not options.splits:
+        raise ValueError("evaluate: expected --passages, --text or --splits, got none of them")
     splits = {}
     for entry in options.splits or []:
         name, separator, path = entry.partition("=")
-        if not separator:
+        if not (separator and name and path):
             raise ValueError(f"splits: expected NAME=FILE, got {entry!r}")
+        if name in splits:
+            raise ValueError(f"splits: expected each name once, got {name!r} twice")
         splits[name] = data.image_batches(path, batch_size=options.batch_size)
     return Suite(
         passages=None if options.passages is None else _passages(options),

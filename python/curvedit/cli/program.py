@@ -1,32 +1,39 @@
-"""The ``curvedit`` program: finds the verb, reads its options, runs it."""
+"""The ``curvedit`` program: finds the verb, reads its options, runs it, says why it stopped."""
 
 import argparse
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Sequence
-from importlib.metadata import version
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any, NoReturn
 
+from curvedit.cli import parsing
 from curvedit.cli.bench import BENCH
-from curvedit.cli.config import (
-    ConfigError,
-    find_config,
-    prefer_command_line,
-    read_yaml,
-    set_defaults,
-)
 from curvedit.cli.demo import DEMO
-from curvedit.cli.directories import INSPECT, MERGE
 from curvedit.cli.doctor import DOCTOR
+from curvedit.cli.errors import explain
 from curvedit.cli.evaluate import EVALUATE
 from curvedit.cli.fit import FIT
+from curvedit.cli.inspect import INSPECT
+from curvedit.cli.merge import MERGE
 from curvedit.cli.project import PROJECT
 from curvedit.cli.rank import RANK
 from curvedit.cli.run import RUN
-from curvedit.cli.verb import Options
+from curvedit.cli.verb import Options, say
+from curvedit.cli.yaml_files import ConfigError
 
 VERBS = {  # in the order of --help
     verb.name: verb
     for verb in (FIT, RANK, PROJECT, EVALUATE, RUN, DEMO, MERGE, INSPECT, BENCH, DOCTOR)
 }
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end; everything cleans up as after Ctrl-C."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,66 +43,86 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; None takes the process's own.
 
     Returns:
-        0 if it is done, 1 if it was refused or failed; the reason is on standard error.
+        0 if it is done; 1 if it was refused or failed, with the reason in one line on standard
+        error; 130 after Ctrl-C, 143 after SIGTERM, and 141 if the reader of standard output left.
 
     Raises:
         SystemExit: with status 2, wrong usage or a configuration file that cannot be used; with
             status 0, after ``--help`` or ``--version``.
     """
-    try:
-        options = parse(list(sys.argv[1:] if argv is None else argv))
-        execute = VERBS[options.verb].execute
-        if options.traceback:
-            execute(options)
-            return 0
+    options = parse(sys.argv[1:] if argv is None else argv)
+    with _stoppable(), warnings.catch_warnings():
+        warnings.showwarning = _shows_warnings_of(options.verb)
         try:
-            execute(options)
-        except (ValueError, TypeError, KeyError, RuntimeError, OSError, ImportError) as error:
-            message = error.args[0] if isinstance(error, KeyError) and error.args else error
-            sys.stderr.write(f"curvedit {options.verb}: error: {message}\n")
+            return _run(options)
+        except BrokenPipeError:
+            _silence_standard_output()
+            return 141
+        except Terminated:
+            return _fail(options, "terminated; nothing was left half-written", 143, "stopped")
+        except KeyboardInterrupt:
+            return _fail(options, "by Ctrl-C; nothing was left half-written", 130, "stopped")
+        except Exception as error:
+            if options.traceback:
+                raise
+            _fail(options, explain(error), 1)
+            if isinstance(error, ConfigError):
+                raise SystemExit(2) from None
             return 1
-    except ConfigError as error:
-        build_parser().error(str(error))
-    return 0
 
 
 def parse(words: Sequence[str]) -> Options:
     """The options of one verb, with the defaults of its ``--config`` file.
 
     Raises:
-        ConfigError: the file cannot be used.
-        SystemExit: wrong usage, ``--help`` or ``--version``.
+        SystemExit: wrong usage, a file that cannot be used, ``--help`` or ``--version``.
     """
-    parser, by_verb = _parsers()
-    path = find_config(words)
-    verb = next((word for word in words if not word.startswith("-")), None)
-    if path is None or verb not in by_verb:
-        return parser.parse_args(words)
-    source = f"--config {path}"
-    try:
-        content = read_yaml(path, source)
-    except OSError as error:
-        raise ConfigError(f"{source}: {error}") from error
-    settings = set_defaults(by_verb[verb], verb, content, source)
-    options = parser.parse_args(words)
-    prefer_command_line(by_verb[verb], options, settings)
-    return options
+    return parsing.read_options(VERBS, list(words))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs and their flags; :func:`main` reads ``--config`` files into it."""
-    return _parsers()[0]
+    return parsing.build(VERBS)[0]
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """The program's parser, and each verb's part of it."""
-    parser = argparse.ArgumentParser(
-        prog="curvedit", description="Edit trained networks by the curvature of their loss."
-    )
-    parser.add_argument("--version", action="version", version=f"curvedit {version('curvedit')}")
-    parts = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    by_verb = {}
-    for name, verb in VERBS.items():
-        description = verb.help.capitalize() + "."
-        by_verb[name] = verb.fill(parts.add_parser(name, help=verb.help, description=description))
-    return parser, by_verb
+def _run(options: Options) -> int:
+    result = VERBS[options.verb].prepare(options)()
+    say(result, as_json=options.json)
+    return _fail(options, result.failure, 1) if result.failure else 0
+
+
+def _fail(options: Options, message: str, status: int, kind: str = "error") -> int:
+    with contextlib.suppress(OSError):  # standard error may be gone too
+        sys.stderr.write(f"curvedit {options.verb}: {kind}: {message}\n")
+        sys.stderr.flush()
+    return status
+
+
+def _shows_warnings_of(verb: str) -> Any:
+    def show(message: Warning | str, *_: Any) -> None:
+        sys.stderr.write(f"curvedit {verb}: warning: {' '.join(str(message).split())}\n")
+
+    return show
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Raise :class:`Terminated` on SIGTERM, where this is the process's main thread."""
+
+    def stop(_: int, __: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _silence_standard_output() -> None:
+    """Keep the interpreter from complaining at its end that nobody reads its output."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

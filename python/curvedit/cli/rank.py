@@ -5,13 +5,22 @@ import time
 from pathlib import Path
 
 from curvedit import models, ranking
-from curvedit.checks import require_new_directory
 from curvedit.cli.config import record
 from curvedit.cli.inputs import add_dtype_flag
-from curvedit.cli.tables import decomposition_summary, selection_table, sweep_table
-from curvedit.cli.verb import Options, Verb, add_progress_flag, say
+from curvedit.cli.places import require_kind, require_place
+from curvedit.cli.skeleton import read_skeleton
+from curvedit.cli.tables import (
+    decomposition_facts,
+    decomposition_summary,
+    selection_facts,
+    selection_table,
+    sweep_table,
+)
+from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag, require_at_least
 from curvedit.factors import Factors
 from curvedit.files import new_directory
+
+_MOST_SHARES = 1000
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
@@ -41,18 +50,37 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--targets", nargs="+", metavar="PATTERN", help="choose among the fitted targets (all)"
     )
+    parser.add_argument(
+        "--skip", nargs="+", metavar="PATTERN", help="leave out targets, such as idle ones (none)"
+    )
     parser.add_argument("--model", metavar="DIR", help="the fitted model, for --criterion svd")
     parser.add_argument("--seed", type=int, default=0, help="seeds --criterion random (0)")
     add_dtype_flag(parser)
     add_progress_flag(parser)
 
 
-def _execute(options: Options) -> None:
-    out = require_new_directory("out", Path(options.out))
-    shares = [options.keep_mass] if options.sweep is None else _shares(options.sweep)
+def _prepare(options: Options, made: frozenset[str] = frozenset()) -> Job:
+    require_at_least(options, seed=0)
+    shares = shares_of(options)
+    for share in shares:
+        ranking.require_possible(share, criterion=options.criterion, scope=options.scope)
+    out = require_place(options.out)
+    if options.criterion == "svd":
+        if options.model is None:
+            raise ValueError(
+                "model: expected the fitted model, whose weights --criterion svd reads, got none"
+            )
+        read_skeleton("model", options.model)
+    if "factors" not in made:
+        place = require_kind("factors", Path(options.factors), "a factor directory", "fit")
+        ranking.choose_targets(Factors.load(place), options.targets, options.skip)
+    return lambda: _rank(options, out, shares)
+
+
+def _rank(options: Options, out: Path, shares: list[float]) -> Result:
     factors = Factors.load(options.factors)
     model = None
-    if options.criterion == "svd" and options.model is not None:
+    if options.criterion == "svd":
         model = models.load_model(options.model, dtype=options.dtype, device="cpu")
     started = time.perf_counter()
     selections = [
@@ -62,22 +90,40 @@ def _execute(options: Options) -> None:
             criterion=options.criterion,
             scope=options.scope,
             targets=options.targets,
+            skip=options.skip,
             model=model,
             seed=options.seed,
             progress=options.progress,
         )
         for share in shares
     ]
-    say(decomposition_summary(factors, selections[0], time.perf_counter() - started))
+    seconds = time.perf_counter() - started
     if options.sweep is None:
         selections[0].save(out)
-        say(selection_table(selections[0]))
+        places, table = [out], selection_table(selections[0])
     else:
+        places, table = [out / f"keep-{share:g}" for share in shares], sweep_table(selections)
         with new_directory("out", out) as part:
-            for share, selection in zip(shares, selections, strict=True):
-                selection.save(part / f"keep-{share:g}")
-        say(sweep_table(selections))
+            for place, selection in zip(places, selections, strict=True):
+                selection.save(part / place.name)
     record(options, out)
+    kept = [
+        {"out": place, **selection_facts(each)}
+        for place, each in zip(places, selections, strict=True)
+    ]
+    summary = decomposition_summary(factors, selections[0], seconds)
+    facts = {"out": out, "seconds": round(seconds, 3), "selections": kept}
+    bases = decomposition_facts(factors, selections[0])
+    return Result(f"{summary}\n{table}", {**facts, "bases": bases})
+
+
+def shares_of(options: Options) -> list[float]:
+    """The shares to keep, one or those of a sweep.
+
+    Raises:
+        ValueError: the sweep cannot be read.
+    """
+    return [options.keep_mass] if options.sweep is None else _shares(options.sweep)
 
 
 def _shares(text: str) -> list[float]:
@@ -90,11 +136,12 @@ def _shares(text: str) -> list[float]:
         ) from None
     if not (0 < first <= last <= 1 and step > 0):
         raise ValueError(f"sweep: expected 0 < FROM <= TO <= 1 and STEP > 0, got {text!r}")
-    return [
-        round(first + number * step, 10) for number in range(int((last - first) / step + 1e-9) + 1)
-    ]
+    number = int((last - first) / step + 1e-9) + 1
+    if number > _MOST_SHARES:
+        raise ValueError(f"sweep: expected at most {_MOST_SHARES} shares, got {number} by {text!r}")
+    return [round(first + index * step, 10) for index in range(number)]
 
 
 RANK = Verb(
-    "rank", "rank components by their curvature and select those to keep", _add_flags, _execute
+    "rank", "rank components by their curvature and select those to keep", _add_flags, _prepare
 )

@@ -1,5 +1,8 @@
 """Selections and decompositions as text, for ``rank`` and ``inspect``."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from curvedit.factors import Factors
@@ -10,7 +13,7 @@ from curvedit.selection import Selection
 
 def selection_table(selection: Selection) -> str:
     """The recipe, then one line per target: what is kept of it."""
-    lines = [f"{key}: {selection.recipe[key]}" for key in ("criterion", "keep_mass", "scope")]
+    lines = [f"{key}: {selection.recipe.get(key)}" for key in ("criterion", "keep_mass", "scope")]
     for name, target in selection.items():
         rows, columns = target.shape
         share = target.kept / (rows * columns)
@@ -46,19 +49,76 @@ def sweep_table(selections: list[Selection]) -> str:
     return "\n".join(lines)
 
 
+def selection_facts(selection: Selection) -> dict[str, Any]:
+    """The same for programs."""
+    targets = {
+        name: {"shape": target.shape, "kept": target.kept_share, "mass": target.mass}
+        for name, target in selection.items()
+    }
+    return {"recipe": dict(selection.recipe), "targets": targets}
+
+
+def factors_table(factors: Factors) -> str:
+    """One line per target: its shape and positions."""
+    return "\n".join(
+        f"{name}  {target.shape[0]} x {target.shape[1]}  {target.tokens:,} positions"
+        for name, target in factors.targets.items()
+    )
+
+
+def edit_table(record: Mapping[str, Any]) -> str:
+    """The recipe of an edited checkpoint, then one line per target, from its record."""
+    lines = [f"{key}: {value}" for key, value in record["recipe"].items() if key != "factors"]
+    lines = [f"edited from: {record.get('source', 'unknown')}", *lines]
+    for name, target in record["targets"].items():
+        shape = " x ".join(map(str, target.get("shape") or ["?"]))
+        said = [
+            f"{words} {target[key]:.2%}"
+            for key, words in (("kept", "keeps"), ("change", "changed by"))
+            if isinstance(target.get(key), (int, float))
+        ]
+        lines.append(f"{name}  {shape}  {', '.join(said)}")
+    return "\n".join(lines)
+
+
+def decomposition_facts(factors: Factors, selection: Selection) -> dict[str, Any]:
+    """The worst values among the bases' certificates, and which factors are singular."""
+    names = {
+        factors.targets[name].key(kind, name): (kind, name)
+        for name in selection
+        for kind in selection.kinds or ()
+    }
+    certificates = {pair: factors.certificate(*pair) for pair in names.values()}
+    worst = {
+        key: max((each[key] for each in certificates.values()), default=0.0)
+        for key in ("residual", "orthogonality")
+    }
+    singular = {
+        f"{kind} of {name}": each["rank"]
+        for (kind, name), each in certificates.items()
+        if each["condition"] is None
+    }
+    retried = sum(each["retried"] for each in certificates.values())
+    return {"number": len(certificates), **worst, "retried": retried, "singular": singular}
+
+
 def decomposition_summary(factors: Factors, selection: Selection, seconds: float) -> str:
-    """Seconds, peak memory, and the worst values among the bases' certificates."""
-    certificates = [
-        factors.certificate(kind, name) for name in selection for kind in selection.kinds or ()
-    ]
+    """Seconds, peak memory, the worst values among the certificates, and what is singular."""
     text = f"ranked in {seconds:.1f} s, peak {peak_memory(torch.device('cpu')) / 2**30:.2f} GiB"
-    if not certificates:
+    facts = decomposition_facts(factors, selection)
+    if not facts["number"]:
         return text
-    worst = {key: max(each[key] for each in certificates) for key in ("residual", "orthogonality")}
-    singular = sum(each["condition"] is None for each in certificates)
-    retried = sum(each["retried"] for each in certificates)
+    text = (
+        f"{text}; {facts['number']} bases: residual at most {facts['residual']:.0e}, "
+        f"orthogonality {facts['orthogonality']:.0e}, {facts['retried']} decomposed twice"
+    )
+    singular = facts["singular"]
+    if not singular:
+        return text
+    named = ", ".join(f"{name} (rank {rank})" for name, rank in list(singular.items())[:3])
+    more = f" and {len(singular) - 3} more" if len(singular) > 3 else ""
     return (
-        f"{text}; {len(certificates)} bases: residual at most {worst['residual']:.0e}, "
-        f"orthogonality {worst['orthogonality']:.0e}, "
-        f"{singular} singular, {retried} decomposed twice"
+        f"{text}\n{len(singular)} of the {facts['number']} factors are singular: {named}{more}; "
+        "the data left some directions without curvature (fewer positions than dimensions, or "
+        "idle units), and components along them are the first to go"
     )

@@ -1,6 +1,6 @@
 """Stage 2, rank: Factors in, a Selection out, which says which components to keep."""
 
 from curvedit.ranking.criteria import CRITERIA
-from curvedit.ranking.stage import SCOPES, rank
+from curvedit.ranking.stage import SCOPES, choose_targets, rank, require_possible
 
-__all__ = ["CRITERIA", "SCOPES", "rank"]
+__all__ = ["CRITERIA", "SCOPES", "choose_targets", "rank", "require_possible"]

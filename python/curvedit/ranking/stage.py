@@ -1,6 +1,7 @@
 """Stage 2, rank: Factors in, a Selection out, which says which components to keep."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from torch import nn
@@ -8,11 +9,12 @@ from torch import nn
 from curvedit.checks import require_choice, require_share
 from curvedit.factors import Factors
 from curvedit.models import match_names, weight_of
-from curvedit.ranking.criteria import CRITERIA, Criterion, Request
+from curvedit.ranking.criteria import CRITERIA, Criterion, NoCurvatureError, Request
 from curvedit.ranking.thresholds import ComparableScores, Kept, common_threshold
 from curvedit.selection import Selection, TargetSelection
 
 SCOPES = ("target", "model")
+_LITTLE = 0.1  # a share of the components below which a warning is due
 
 
 def rank(
@@ -22,6 +24,7 @@ def rank(
     criterion: str = "curvature",
     scope: str = "target",
     targets: str | Sequence[str] | None = None,
+    skip: str | Sequence[str] | None = None,
     model: nn.Module | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -48,6 +51,8 @@ def rank(
             random order, in the curvature basis).
         scope: "target" applies the share to each weight; "model" uses one threshold for all.
         targets: Patterns that select among the fitted targets; None selects all.
+        skip: Patterns of targets to leave out, such as those without curvature; None leaves out
+            none.
         model: The model the factors were fitted on; only "svd" reads it.
         seed: Seeds "random".
         progress: Show a progress bar while factors are decomposed.
@@ -60,29 +65,21 @@ def rank(
             curvature, or "model" scope is requested for a control.
         KeyError: the factors that the criterion needs were not fitted.
 
+    Warns:
+        UserWarning: less than a tenth of a target's components is kept.
+
     Source:
         Merullo et al., arXiv:2510.24256, section 5; "ekfac": George et al. 2018, arXiv:1806.03884.
     """
-    share = require_share("keep_mass", keep_mass)
-    chosen = CRITERIA[require_choice("criterion", criterion, tuple(CRITERIA))]
-    require_choice("scope", scope, SCOPES)
-    names = list(factors) if targets is None else match_names(targets, list(factors))
-    if scope != "target" and not chosen.spans_targets:
-        raise ValueError(f"scope: expected 'target' with the control {criterion!r}, got {scope!r}")
+    share = require_possible(keep_mass, criterion=criterion, scope=scope)
+    chosen = CRITERIA[criterion]
+    names = choose_targets(factors, targets, skip)
     requests = _requests(factors, names, chosen, model, seed)
     if chosen.kinds is not None:
         factors.decompose(
             [(kind, name) for name in names for kind in chosen.kinds], progress=progress
         )
-    kept: dict[str, Kept]
-    if scope == "target" or share == 1.0 or len(names) == 1:
-        kept = {request.name: chosen.scores(request).keep(share) for request in requests}
-    else:
-        scores = {
-            request.name: cast(ComparableScores, chosen.scores(request)) for request in requests
-        }
-        threshold = common_threshold(list(scores.values()), share)
-        kept = {name: each.keep_above(threshold) for name, each in scores.items()}
+    kept = _kept(requests, chosen, share, scope)
     recipe = {
         "criterion": criterion,
         "keep_mass": share,
@@ -94,7 +91,84 @@ def rank(
         },
     }
     picked = {name: _selected(factors, name, found) for name, found in kept.items()}
+    _warn_of_little(picked, share)
     return Selection(picked, recipe, factors, chosen.kinds)
+
+
+def require_possible(keep_mass: float, *, criterion: str, scope: str) -> float:
+    """Return the share; raise ``ValueError`` unless it and the rest are possible."""
+    share = require_share("keep_mass", keep_mass)
+    chosen = CRITERIA[require_choice("criterion", criterion, tuple(CRITERIA))]
+    require_choice("scope", scope, SCOPES)
+    if scope != "target" and not chosen.spans_targets:
+        raise ValueError(f"scope: expected 'target' with the control {criterion!r}, got {scope!r}")
+    return share
+
+
+def choose_targets(
+    factors: Factors, targets: str | Sequence[str] | None, skip: str | Sequence[str] | None
+) -> list[str]:
+    """Return the fitted targets that ``targets`` matches (None: all) and ``skip`` does not.
+
+    Raises:
+        ValueError: a pattern matches nothing, or nothing remains.
+    """
+    names = list(factors) if targets is None else match_names(targets, list(factors))
+    if skip is None:
+        return names
+    try:
+        left_out = set(match_names(skip, list(factors)))
+    except ValueError as error:
+        raise ValueError(f"skip: {str(error).removeprefix('targets: ')}") from error
+    remaining = [name for name in names if name not in left_out]
+    if not remaining:
+        raise ValueError(
+            f"skip: expected to leave at least one target, got patterns of all {len(names)}"
+        )
+    return remaining
+
+
+def _kept(
+    requests: Sequence[Request], criterion: Criterion, share: float, scope: str
+) -> dict[str, Kept]:
+    """Return what each target keeps.
+
+    Raises:
+        ValueError: targets have no curvature; the message names them all.
+    """
+    kept: dict[str, Kept] = {}
+    scores: dict[str, ComparableScores] = {}
+    flat: list[NoCurvatureError] = []
+    alone = scope == "target" or share == 1.0 or len(requests) == 1
+    for request in requests:
+        try:
+            found = criterion.scores(request)
+        except NoCurvatureError as error:
+            flat.append(error)
+            continue
+        if alone:
+            kept[request.name] = found.keep(share)
+        else:
+            scores[request.name] = cast(ComparableScores, found)
+    if flat:
+        raise NoCurvatureError(*(name for error in flat for name in error.names))
+    if alone:
+        return kept
+    threshold = common_threshold(list(scores.values()), share)
+    return {name: each.keep_above(threshold) for name, each in scores.items()}
+
+
+def _warn_of_little(picked: Mapping[str, TargetSelection], share: float) -> None:
+    """Warn if less than a tenth of a target's components is kept."""
+    little = {name: each.kept_share for name, each in picked.items() if each.kept_share < _LITTLE}
+    if little:
+        least = min(little, key=lambda name: little[name])
+        warnings.warn(
+            f"keep_mass: {share:g} keeps less than {_LITTLE:.0%} of the components of "
+            f"{len(little)} of {len(picked)} targets, only {little[least]:.2%} of {least!r}; an "
+            "edit that deletes so much may ruin the model: measure it, or keep more",
+            stacklevel=3,
+        )
 
 
 def _requests(

@@ -21,6 +21,11 @@ class _SingularScores:
         require_finite(f"model: the weight of {name!r}", weight)
         self.shape = tuple(weight.shape)
         self.values = torch.linalg.svdvals(weight.double()).square().cpu()
+        if not float(self.values.sum()) > 0.0:
+            raise ValueError(
+                f"model: the weight of {name!r} is zero, so it has no singular directions; leave "
+                f"out with --skip {name!r}, in Python skip={name!r}"
+            )
 
     def keep(self, share: float) -> Kept:
         """Keep the leading values whose mass reaches the share."""

@@ -38,9 +38,18 @@ class Criterion:
     is_random: bool = False
 
 
-def no_curvature(name: str) -> ValueError:
-    """Return the error for a target whose scores are all zero."""
-    return ValueError(
-        f"factors: {name!r} has no curvature: all its scores are zero, so the loss does not depend "
-        "on it; leave it out with targets="
-    )
+class NoCurvatureError(ValueError):
+    """Targets have no curvature: all their scores are zero."""
+
+    def __init__(self, *names: str) -> None:
+        """Name them."""
+        self.names = names
+        shown = ", ".join(map(repr, names[:4]))
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        subject = f"{shown}{more} {'has' if len(names) == 1 else 'have'} no curvature"
+        patterns = " ".join(map(repr, names[:4]))
+        super().__init__(
+            f"factors: {subject}: all scores are zero, so the loss does not depend on "
+            f"{'it' if len(names) == 1 else 'them'} on this data (idle, or after the last loss "
+            f"term); leave out with --skip {patterns}, in Python skip={list(names[:4])}"
+        )

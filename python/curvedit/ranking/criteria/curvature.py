@@ -7,7 +7,7 @@ Source: Merullo et al., arXiv:2510.24256, section 5.
 
 from functools import partial
 
-from curvedit.ranking.criteria.criterion import Criterion, Request, no_curvature
+from curvedit.ranking.criteria.criterion import Criterion, NoCurvatureError, Request
 from curvedit.ranking.thresholds import ProductScores
 from curvedit.selection import Kinds
 
@@ -16,7 +16,7 @@ def _scores(kinds: Kinds, request: Request) -> ProductScores:
     lam, mu = (request.factors.spectrum(kind, request.name) for kind in kinds)
     scores = ProductScores(lam, mu)
     if not scores.total > 0.0:
-        raise no_curvature(request.name)
+        raise NoCurvatureError(request.name)
     return scores
 
 

@@ -3,14 +3,14 @@
 Source: George et al. 2018, arXiv:1806.03884.
 """
 
-from curvedit.ranking.criteria.criterion import Criterion, Request, no_curvature
+from curvedit.ranking.criteria.criterion import Criterion, NoCurvatureError, Request
 from curvedit.ranking.thresholds import TableScores
 
 
 def _scores(request: Request) -> TableScores:
     scores = TableScores(request.factors.corrections(request.name))
     if not scores.total > 0.0:
-        raise no_curvature(request.name)
+        raise NoCurvatureError(request.name)
     return scores
 
 

@@ -1,0 +1,101 @@
+"""What can be known of a model before it is loaded: its configuration, and its modules' names."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from curvedit.cli.errors import first_line
+from curvedit.data import TokenBatches
+from curvedit.evaluation import Suite
+from curvedit.models import require_fits
+
+
+class Skeleton:
+    """A model's configuration and, where it can be built without memory, its modules."""
+
+    def __init__(self, config: Any, modules: nn.Module | None) -> None:
+        """Hold both; the modules' weights have shapes but no values."""
+        self.config, self.modules = config, modules
+
+    def require_fits(self, name: str, longest: int, largest: int) -> None:
+        """Refuse token sequences for which the model lacks positions or embeddings.
+
+        Raises:
+            ValueError: a sequence is longer than the model's context, or an id is outside its
+                vocabulary.
+        """
+        require_fits(name, cast(nn.Module, self), longest, largest)  # which reads the config
+
+
+def read_skeleton(name: str, path: str, *, modules: bool = False) -> Skeleton:
+    """Read the configuration of a checkpoint directory or hub name.
+
+    Args:
+        name: The caller's argument, for messages.
+        path: The directory or hub name.
+        modules: Build the modules too, on the meta device.
+
+    Raises:
+        FileNotFoundError: there is no configuration.
+        ValueError: the configuration is not usable.
+        ModuleNotFoundError: transformers is not installed.
+    """
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{name}: loading a checkpoint directory needs transformers; pip install 'curvedit[hf]'"
+        ) from error
+    place = Path(path)
+    looks_local = place.exists() or place.is_absolute() or path.startswith((".", "~"))
+    if (looks_local or path.count("/") > 1) and not (place / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{name}: expected a checkpoint directory with config.json, got {path}"
+        )
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{name}: expected a checkpoint directory with config.json, or the name of one on the "
+            f"hub that can be reached, got {path} ({first_line(error)})"
+        ) from error
+    return Skeleton(config, _built(transformers, config) if modules else None)
+
+
+def _built(transformers: Any, config: Any) -> nn.Module | None:
+    """The modules of the class that the configuration names; None if they need real memory."""
+    names = getattr(config, "architectures", None) or []
+    architecture = getattr(transformers, names[0], None) if names else None
+    if architecture is None:
+        return None  # loading says what is wrong
+    try:
+        with torch.device("meta"):
+            built: nn.Module = architecture(config)
+    except Exception:  # noqa: BLE001 - a class that cannot be built this way is checked when loaded
+        return None
+    return built
+
+
+def require_data_fits(name: str, skeleton: Skeleton, batches: Any) -> None:
+    """Refuse windows of tokens that do not fit the model.
+
+    Raises:
+        ValueError: as :meth:`Skeleton.require_fits`.
+    """
+    if isinstance(batches, TokenBatches):
+        longest = min(batches.window, len(batches.ids))
+        skeleton.require_fits(name, longest, int(batches.ids.max()))
+
+
+def require_suite_fits(skeleton: Skeleton, suite: Suite) -> None:
+    """Refuse passages and texts that do not fit the model.
+
+    Raises:
+        ValueError: as :meth:`Skeleton.require_fits`.
+    """
+    if suite.passages is not None:
+        rows = [(*prefix, *suffix) for prefix, suffix in suite.passages.rows()]
+        skeleton.require_fits("passages", max(map(len, rows)), max(map(max, rows)))
+    require_data_fits("text", skeleton, suite.text)
