@@ -65,9 +65,14 @@ def _prepare(options: Options) -> Job:
     out = Path(options.out)
     stages = _read_stages(options.stages, out)  # all are checked before the first one runs
     model = str(stages[0][1].model)
-    found = _finished(stages, out, options.stages)
-    if not found:
+    if not Path(model).is_dir():
+        raise FileNotFoundError(
+            f"model: expected a checkpoint directory, of which project writes a copy, got {model}"
+        )
+    earlier = _earlier(out)
+    if earlier is None:
         require_place(options.out, outside=model)
+    found = _finished(stages, earlier or {}, out, options.stages)
     jobs: list[tuple[_Stage, Options, Job]] = []
     made: set[str] = set()
     for stage, own in stages[len(found) :]:
@@ -146,16 +151,25 @@ def _require_own_keys(source: str, section: Any, given: Mapping[str, Any]) -> No
         )
 
 
-def _finished(stages: list[tuple[_Stage, Options]], out: Path, source: str) -> list[_Stage]:
+def _earlier(out: Path) -> dict[_Stage, Options] | None:
+    """What an earlier run into ``out`` was made by; None if there was none."""
+    try:
+        return dict(_read_stages(out / _CONFIG, out))
+    except ConfigError:
+        return None
+
+
+def _finished(
+    stages: list[tuple[_Stage, Options]],
+    earlier: Mapping[_Stage, Options],
+    out: Path,
+    source: str,
+) -> list[_Stage]:
     """The stages that an earlier run of the same configuration has finished.
 
     Raises:
         FileExistsError: a finished stage was made by other options, or from what is gone.
     """
-    try:
-        earlier = dict(_read_stages(out / _CONFIG, out))
-    except ConfigError:
-        return []
     found: list[_Stage] = []
     for number, (stage, own) in enumerate(stages):
         place = out / stage.folder
