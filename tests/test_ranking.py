@@ -1,6 +1,7 @@
 """``rank``: which components each criterion keeps, and what it refuses."""
 
 import pickle
+import warnings
 
 import models
 import numpy as np
@@ -150,6 +151,63 @@ def test_refuses_a_target_without_curvature():
     factors = Factors.from_moments({"dead": (torch.eye(3), torch.zeros(2, 2), 10)})
     with pytest.raises(ValueError, match="'dead' has no curvature"):
         curvedit.rank(factors, keep_mass=0.5)
+
+
+def idle(*names, others=("live",)):
+    """Factors of targets that the loss does not depend on, beside others."""
+    nothing = (torch.eye(3), torch.zeros(2, 2), 10)
+    some = (torch.eye(3), torch.eye(2), 10)
+    return Factors.from_moments(dict.fromkeys(names, nothing) | dict.fromkeys(others, some))
+
+
+@pytest.mark.parametrize("scope", ["target", "model"])
+def test_every_target_without_curvature_is_named(scope):
+    factors = idle("h.0.dead", "h.1.dead", "h.2.dead", "h.3.dead", "h.4.dead")
+    with pytest.raises(ValueError, match="have no curvature") as refused:
+        curvedit.rank(factors, keep_mass=0.5, scope=scope)
+    assert all(f"'h.{number}.dead'" in str(refused.value) for number in range(5))
+    assert "--skip 'h.0.dead' 'h.1.dead'" in str(refused.value)
+    assert "'live'" not in str(refused.value)
+
+
+@pytest.mark.parametrize("criterion", ["curvature", "random"])
+def test_skip_leaves_targets_out(criterion):
+    factors = idle("h.0.dead", "h.1.dead", others=("h.0.live", "h.1.live"))
+    options = {"keep_mass": 0.5, "criterion": criterion}
+    for skip in ("*.dead", ["h.{0..1}.dead"], ["h.0.dead", "h.1.dead"]):
+        assert list(curvedit.rank(factors, skip=skip, **options)) == ["h.0.live", "h.1.live"]
+    chosen = curvedit.rank(factors, targets="h.0.*", skip="*.dead", **options)
+    assert list(chosen) == ["h.0.live"]
+    with pytest.raises(ValueError, match=r"skip: '\*\.idle' matches no linear map"):
+        curvedit.rank(factors, skip="*.idle", **options)
+    with pytest.raises(ValueError, match="skip: expected to leave at least one target"):
+        curvedit.rank(factors, targets="h.0.*", skip="h.0.*", **options)
+
+
+def test_svd_of_a_zero_weight_is_refused():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    model[0].weight.data.zero_()
+    factors = Factors.from_moments({"0": (torch.eye(3), torch.eye(2), 10)}, model=model)
+    with pytest.raises(ValueError, match="the weight of '0' is zero.*--skip '0'"):
+        curvedit.rank(factors, keep_mass=0.5, criterion="svd", model=model)
+
+
+def test_keeping_very_little_warns():
+    spectrum = torch.diag(torch.tensor([100.0, 1, 1, 1, 1, 1]))
+    flat = torch.eye(6)
+    factors = Factors.from_moments(
+        {"sharp": (spectrum, spectrum, 9), "duller": (spectrum, flat, 9), "flat": (flat, flat, 9)}
+    )
+    with pytest.warns(UserWarning, match="keep_mass: 0.2 keeps less than 10%") as found:
+        curvedit.rank(factors, keep_mass=0.2)
+    (warning,) = found
+    assert "of 2 of 3 targets, only 2.78% of 'sharp'" in str(warning.message)
+    assert warning.filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        curvedit.rank(factors, keep_mass=0.2, targets="flat")
+        curvedit.rank(factors, keep_mass=1)
+        curvedit.rank(factors, keep_mass=0.95)
 
 
 def test_a_selection_is_a_value(tmp_path):

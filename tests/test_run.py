@@ -102,6 +102,7 @@ def test_everything_is_checked_before_the_first_stage(here, capsys, monkeypatch,
         assert run(**changes) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
+    assert error.startswith(f"curvedit run: error: {'run.yaml: ' if status == 2 else ''}")
     if status:
         assert started == []
         assert not (here / "out").exists()

@@ -16,7 +16,7 @@ _MOST_VALUES = 10_000  # with every alias written out
 _KNOWN = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 
 
-class ConfigError(Exception):
+class ConfigError(ValueError):
     """A configuration file cannot be used; the message names the file, the key and the reason."""
 
 

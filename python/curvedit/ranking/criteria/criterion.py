@@ -44,12 +44,12 @@ class NoCurvatureError(ValueError):
     def __init__(self, *names: str) -> None:
         """Name them."""
         self.names = names
-        shown = ", ".join(map(repr, names[:4]))
-        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        subject = f"{shown}{more} {'has' if len(names) == 1 else 'have'} no curvature"
-        patterns = " ".join(map(repr, names[:4]))
+        subject = (
+            f"{', '.join(map(repr, names))} {'has' if len(names) == 1 else 'have'} no curvature"
+        )
+        patterns = " ".join(map(repr, names))
         super().__init__(
-            f"factors: {subject}: all scores are zero, so the loss does not depend on "
-            f"{'it' if len(names) == 1 else 'them'} on this data (idle, or after the last loss "
-            f"term); leave out with --skip {patterns}, in Python skip={list(names[:4])}"
+            f"factors: {subject}: all scores are zero, because the loss does not depend on "
+            f"{'it' if len(names) == 1 else 'them'} on this data, so nothing says what to keep; "
+            f"leave out with --skip {patterns}, in Python skip={list(names)}"
         )
