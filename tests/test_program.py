@@ -50,6 +50,10 @@ SAID = {
     "wordless": (ValueError(), "ValueError"),
     "safetensors": (SafetensorError("bad header"), "a safetensors file is damaged (bad header)"),
     "JSON": (json.JSONDecodeError("Expecting value", "", 0), "expected JSON, got something else"),
+    "encoding": (
+        UnicodeDecodeError("utf-8", b"d\xe9", 1, 2, "invalid continuation byte"),
+        "expected text in UTF-8, got another encoding ('utf-8' codec can't decode byte 0xe9",
+    ),
     "memory": (MemoryError(), "out of memory (MemoryError); use a smaller --batch-size"),
     "GPU memory": (
         torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"),

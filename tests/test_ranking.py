@@ -188,7 +188,7 @@ def test_svd_of_a_zero_weight_is_refused():
     model = torch.nn.Sequential(torch.nn.Linear(3, 2))
     model[0].weight.data.zero_()
     factors = Factors.from_moments({"0": (torch.eye(3), torch.eye(2), 10)}, model=model)
-    with pytest.raises(ValueError, match="the weight of '0' is zero.*--skip '0'"):
+    with pytest.raises(ValueError, match=r"the weight of '0' is zero.*--skip '0'"):
         curvedit.rank(factors, keep_mass=0.5, criterion="svd", model=model)
 
 

@@ -77,7 +77,7 @@ REFUSED = {
     "bad passages": ({"evaluate": {"passages": "broken.jsonl"}}, 1, "line 1 of broken.jsonl"),
     "long passages": ({"evaluate": {"passages": "long.jsonl"}}, 1, "passages: expected at most 64"),
     "other ids": ({"evaluate": {"passages": "outside.jsonl"}}, 1, "passages: expected token ids"),
-    "no text": ({"evaluate": {"text": "none.txt"}}, 1, "data: expected a file"),
+    "no text": ({"evaluate": {"text": "none.txt"}}, 1, "text: expected a file"),
     "no data": ({"fit": {"data": "none.txt"}}, 1, "data: expected a file"),
     "no target": ({"fit": {"targets": "*.gat"}}, 1, "targets: '*.gat' matches no linear map"),
     "no device": ({"evaluate": {"device": "cuda:9"}}, 1, "device: expected one of ['cpu'"),

@@ -47,6 +47,8 @@ def _text(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         named = f"{error.filename}: " if error.filename is not None else ""
         return f"{named}{error.strerror}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"expected text in UTF-8, got another encoding ({error}); save the file as UTF-8"
     if isinstance(error, json.JSONDecodeError):
         return f"expected JSON, got something else ({error})"
     return str(error).strip()

@@ -1,8 +1,9 @@
 """What several verbs read (models, tokens, images, passages) and the flags that describe it."""
 
 import argparse
+import contextlib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,31 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def batches(paths: list[str], options: Options) -> Iterable[Any]:
+def batches(paths: list[str], options: Options, *, name: str = "data") -> Iterable[Any]:
     """Batches of tokens from text files or a dataset, or of images from one ``.safetensors`` file.
 
     Raises:
-        ValueError: a number is out of range, or images in more than one file, or beside text.
+        ValueError: a number is out of range, or images in more than one file, or beside text; the
+            message calls the data by ``name``.
     """
     require_at_least(options, window=2, batch_size=1, max_tokens=2)
+    with _called(name):
+        return _batches(paths, options)
+
+
+@contextlib.contextmanager
+def _called(name: str) -> Iterator[None]:
+    """Call data by the name of its flag in messages."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        text = str(error)
+        if name == "data" or not text.startswith("data: "):
+            raise
+        raise ValueError(f"{name}: {text.removeprefix('data: ')}") from error
+
+
+def _batches(paths: list[str], options: Options) -> Iterable[Any]:
     if any(path.endswith(".safetensors") for path in paths):
         if len(paths) != 1:
             raise ValueError(f"data: expected one .safetensors file of images, got {paths}")
@@ -130,10 +149,11 @@ def suite(options: Options) -> Suite:
             raise ValueError(f"splits: expected NAME=FILE, got {entry!r}")
         if name in splits:
             raise ValueError(f"splits: expected each name once, got {name!r} twice")
-        splits[name] = data.image_batches(path, batch_size=options.batch_size)
+        with _called("splits"):
+            splits[name] = data.image_batches(path, batch_size=options.batch_size)
     return Suite(
         passages=None if options.passages is None else _passages(options),
-        text=None if options.text is None else batches(options.text, options),
+        text=None if options.text is None else batches(options.text, options, name="text"),
         splits=splits,
         batch_size=options.batch_size,
     )

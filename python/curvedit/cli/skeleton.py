@@ -1,5 +1,6 @@
 """What can be known of a model before it is loaded: its configuration, and its modules' names."""
 
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,6 +49,8 @@ def read_skeleton(name: str, path: str, *, modules: bool = False) -> Skeleton:
         raise ModuleNotFoundError(
             f"{name}: loading a checkpoint directory needs transformers; pip install 'curvedit[hf]'"
         ) from error
+    if not sys.stderr.isatty():  # where its bars would fill a log
+        transformers.utils.logging.disable_progress_bar()
     place = Path(path)
     looks_local = place.exists() or place.is_absolute() or path.startswith((".", "~"))
     if (looks_local or path.count("/") > 1) and not (place / "config.json").is_file():

@@ -163,10 +163,11 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         document = self.to_json()
         path = folder / "report.json"
-        write_whole(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
         write_whole(folder / "report.html", html.render(document).encode())
         if self.reference is not None:
             self.reference.save(folder / FILE)
+        # Last, because it is what shows that a directory holds a report.
+        write_whole(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
         return path
 
     @classmethod

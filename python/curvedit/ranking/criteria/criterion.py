@@ -44,9 +44,8 @@ class NoCurvatureError(ValueError):
     def __init__(self, *names: str) -> None:
         """Name them."""
         self.names = names
-        subject = (
-            f"{', '.join(map(repr, names))} {'has' if len(names) == 1 else 'have'} no curvature"
-        )
+        has = "has" if len(names) == 1 else "have"
+        subject = f"{', '.join(map(repr, names))} {has} no curvature"
         patterns = " ".join(map(repr, names))
         super().__init__(
             f"factors: {subject}: all scores are zero, because the loss does not depend on "
