@@ -8,6 +8,7 @@ import signal
 import models
 import pytest
 import torch
+import transformers
 import yaml
 
 from curvedit import evaluation, fitting, projection
@@ -80,6 +81,13 @@ REFUSED = {
     "no text": ({"evaluate": {"text": "none.txt"}}, 1, "text: expected a file"),
     "no data": ({"fit": {"data": "none.txt"}}, 1, "data: expected a file"),
     "no target": ({"fit": {"targets": "*.gat"}}, 1, "targets: '*.gat' matches no linear map"),
+    "targets not fitted": ({"rank": {"targets": "*.1.*"}}, 1, "targets: '*.1.*' matches no"),
+    "nothing to skip": ({"rank": {"skip": "*.1.*"}}, 1, "skip: '*.1.*' matches no"),
+    "no corrections": ({"rank": {"criterion": "ekfac"}}, 1, "'corrected: sequence' in fit"),
+    "no weights": (
+        {"rank": {"criterion": "weighted"}, "fit": {"weighted": False}},
+        *(1, "'weighted: true' in fit"),
+    ),
     "no device": ({"evaluate": {"device": "cuda:9"}}, 1, "device: expected one of ['cpu'"),
     "no model": ({"model": "none"}, 1, "model: expected a checkpoint directory"),
     "no text for a model": ({"model": ["m"]}, 2, "model: expected text, got ['m']"),
@@ -228,6 +236,22 @@ def test_a_hub_name_is_refused_before_the_fit(here, capsys):
     """project copies a directory, so the model must be one."""
     assert run(model="someone/something") == 1
     assert "model: expected a checkpoint directory" in capsys.readouterr().err
+    assert not (here / "out").exists()
+
+
+def test_a_tied_target_is_refused_before_the_fit(here, capsys):
+    config = transformers.LlamaConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        vocab_size=97,
+        tie_word_embeddings=True,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(here / "tied")
+    assert run(model="tied", fit={"targets": ["lm_head", "*.mlp.*"]}) == 1
+    error = capsys.readouterr().err
+    assert "targets: 'lm_head' is tied, model.embed_tokens.weight and lm_head.weight are" in error
     assert not (here / "out").exists()
 
 

@@ -35,13 +35,13 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 def _prepare(options: Options, made: frozenset[str] = frozenset()) -> Job:
     require_device("device", options.device)
     out = require_place(options.out)
-    known = [] if options.baseline is None else [options.baseline]
+    known = [] if options.baseline is None else [("baseline", options.baseline)]
     if "model" not in made:
-        known = [*known, *map(str, _models(options.model))]
-    skeletons = [read_skeleton("model", path) for path in known]
-    for path in known:
+        known += [("model", str(place)) for place in _models(options.model)]
+    skeletons = [read_skeleton(name, path) for name, path in known]
+    for _, path in known:
         read_record(Path(path))
-    measured_on = suite(argparse.Namespace(**{**vars(options), "model": known[-1]}))
+    measured_on = suite(argparse.Namespace(**{**vars(options), "model": known[-1][1]}))
     for skeleton in skeletons:
         require_suite_fits(skeleton, measured_on)
     return lambda: _evaluate(options, out, measured_on)

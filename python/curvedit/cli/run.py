@@ -14,12 +14,14 @@ from typing import Any
 
 import yaml
 
+from curvedit import models, ranking
 from curvedit.cli.config import options_from, record, settings_of
 from curvedit.cli.evaluate import EVALUATE
 from curvedit.cli.fit import FIT
 from curvedit.cli.places import kind_of, members, require_place, require_room, size_of
 from curvedit.cli.project import PROJECT
 from curvedit.cli.rank import RANK, shares_of
+from curvedit.cli.skeleton import read_skeleton, require_untied
 from curvedit.cli.verb import Job, Options, Result, Verb
 from curvedit.cli.yaml_files import ConfigError, read_yaml
 from curvedit.files import write_whole
@@ -73,6 +75,8 @@ def _prepare(options: Options) -> Job:
     if earlier is None:
         require_place(options.out, outside=model)
     found = _finished(stages, earlier or {}, out, options.stages)
+    if not found:
+        _require_consistent(stages[0][1], stages[1][1])
     jobs: list[tuple[_Stage, Options, Job]] = []
     made: set[str] = set()
     for stage, own in stages[len(found) :]:
@@ -140,6 +144,25 @@ def _read_stages(path: str | Path, out: Path) -> list[tuple[_Stage, Options]]:
             sources = {f"{path}: {name}": section, str(path): given[name]}
             stages.append((stage, options_from(parser, name, sources)))
     return stages
+
+
+def _require_consistent(fit: Options, rank: Options) -> None:
+    """Refuse a fit that does not give what the later stages need.
+
+    Raises:
+        ValueError: the criterion needs other factors, a pattern of rank matches no target, or a
+            target cannot be edited.
+    """
+    if rank.criterion == "ekfac" and fit.corrected is None:
+        raise ValueError(
+            "rank: criterion: expected 'corrected: sequence' in fit for 'ekfac', got none"
+        )
+    if rank.criterion == "weighted" and not fit.weighted:
+        raise ValueError("rank: criterion: expected 'weighted: true' in fit for 'weighted'")
+    modules = read_skeleton("model", fit.model, modules=True).modules
+    if modules is not None:
+        names = list(models.find_targets(modules, fit.targets))
+        require_untied(modules, ranking.choose_targets(names, rank.targets, rank.skip))
 
 
 def _require_own_keys(source: str, section: Any, given: Mapping[str, Any]) -> None:

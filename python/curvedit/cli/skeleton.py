@@ -1,6 +1,7 @@
 """What can be known of a model before it is loaded: its configuration, and its modules' names."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,6 +80,24 @@ def _built(transformers: Any, config: Any) -> nn.Module | None:
     except Exception:  # noqa: BLE001 - a class that cannot be built this way is checked when loaded
         return None
     return built
+
+
+def require_untied(modules: nn.Module, targets: Iterable[str]) -> None:
+    """Refuse targets whose weight is another parameter too, which an edit would change with it.
+
+    Raises:
+        ValueError: a target is tied.
+    """
+    owners: dict[int, list[str]] = {}
+    for name, parameter in modules.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    for names in owners.values():
+        tied = sorted({name.removesuffix(".weight") for name in names} & set(targets))
+        if tied and len(names) > 1:
+            raise ValueError(
+                f"targets: {tied[0]!r} is tied, {' and '.join(names)} are one tensor, so project "
+                "would change both; leave it out"
+            )
 
 
 def require_data_fits(name: str, skeleton: Skeleton, batches: Any) -> None:

@@ -1,7 +1,7 @@
 """Stage 2, rank: Factors in, a Selection out, which says which components to keep."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from torch import nn
@@ -106,18 +106,19 @@ def require_possible(keep_mass: float, *, criterion: str, scope: str) -> float:
 
 
 def choose_targets(
-    factors: Factors, targets: str | Sequence[str] | None, skip: str | Sequence[str] | None
+    fitted: Iterable[str], targets: str | Sequence[str] | None, skip: str | Sequence[str] | None
 ) -> list[str]:
     """Return the fitted targets that ``targets`` matches (None: all) and ``skip`` does not.
 
     Raises:
         ValueError: a pattern matches nothing, or nothing remains.
     """
-    names = list(factors) if targets is None else match_names(targets, list(factors))
+    known = list(fitted)
+    names = known if targets is None else match_names(targets, known)
     if skip is None:
         return names
     try:
-        left_out = set(match_names(skip, list(factors)))
+        left_out = set(match_names(skip, known))
     except ValueError as error:
         raise ValueError(f"skip: {str(error).removeprefix('targets: ')}") from error
     remaining = [name for name in names if name not in left_out]
