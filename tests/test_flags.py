@@ -21,6 +21,8 @@ LOADING_AND_DATA = """
     --window as int = 512
     --batch-size as int = 8
     --max-tokens N as int
+    --data-seed N as int = 0
+    --bos = 'auto' of auto|always|never
     --text-field NAME = 'text'
     --split NAME = 'train'
     --cache DIR
@@ -72,6 +74,7 @@ FLAGS = {
         --text PATH (+)
         --splits NAME=FILE (+)
         {LOADING_AND_DATA}
+        {NO_PROGRESS}
     """,
     "run": f"""{EVERY_VERB}
         stages CONFIG required

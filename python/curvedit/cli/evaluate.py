@@ -15,7 +15,7 @@ from curvedit.cli.inputs import (
 )
 from curvedit.cli.places import RECORD, members, read_record, require_device, require_place
 from curvedit.cli.skeleton import read_skeleton, require_suite_fits
-from curvedit.cli.verb import Job, Options, Result, Verb
+from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag
 from curvedit.evaluation import Suite
 from curvedit.files import new_directory
 from curvedit.report import Report
@@ -30,6 +30,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add_suite_flags(parser)
     add_loading_flags(parser)
     add_data_flags(parser)
+    add_progress_flag(parser)
 
 
 def _prepare(options: Options, made: frozenset[str] = frozenset()) -> Job:
@@ -57,14 +58,18 @@ def _evaluate(options: Options, out: Path, measured_on: Suite) -> Result:
     """Measure the baseline once, then each model, into a report or one for each."""
     baseline = None
     if options.baseline is not None:
-        baseline = evaluation.evaluate(load_model(options.baseline, options), measured_on)
+        unedited = load_model(options.baseline, options)
+        baseline = evaluation.evaluate(unedited, measured_on, progress=options.progress)
+        del unedited  # two models at a time may not fit
     measured = _models(options.model)
     is_sweep = measured != [Path(options.model)]
     lines, facts = [], []
     with new_directory("out", out) as part:
         for place in measured:
             model = load_model(str(place), options)
-            report = evaluation.evaluate(model, measured_on, baseline=baseline)
+            report = evaluation.evaluate(
+                model, measured_on, baseline=baseline, progress=options.progress
+            )
             edit = read_record(place)
             report = report if edit is None else report.with_record(edit)
             name = place.name if is_sweep else ""

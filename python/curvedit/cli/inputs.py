@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,18 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=8, help="windows, passages or images at a time (8)"
     )
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="stop after N tokens")
+    parser.add_argument(
+        "--max-tokens", type=int, metavar="N", help="take N tokens, spread over the data"
+    )
+    parser.add_argument(
+        "--data-seed", type=int, default=0, metavar="N", help="seeds that choice of documents (0)"
+    )
+    parser.add_argument(
+        "--bos",
+        default="auto",
+        choices=data.BOS,
+        help="begin windows and prefixes with BOS where the tokenizer adds one, or always or never",
+    )
     parser.add_argument(
         "--text-field",
         default="text",
@@ -62,9 +72,13 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 def batches(paths: list[str], options: Options, *, name: str = "data") -> Iterable[Any]:
     """Batches of tokens from text files or a dataset, or of images from one ``.safetensors`` file.
 
+    Args:
+        paths: Files, directories or hf:NAME.
+        options: With the flags of :func:`add_data_flags`.
+        name: What messages call the data.
+
     Raises:
-        ValueError: a number is out of range, or images in more than one file, or beside text; the
-            message calls the data by ``name``.
+        ValueError: a number is out of range, or images in more than one file, or beside text.
     """
     require_at_least(options, window=2, batch_size=1, max_tokens=2)
     with _called(name):
@@ -98,6 +112,8 @@ def _batches(paths: list[str], options: Options) -> Iterable[Any]:
         text_field=options.text_field,
         split=options.split,
         cache=options.cache,
+        bos=options.bos,
+        seed=options.data_seed,
     )
 
 
@@ -160,18 +176,10 @@ def suite(options: Options) -> Suite:
 
 
 def _passages(options: Options) -> Passages:
-    @functools.cache
-    def tokenizer() -> Any:
-        found = _tokenizer(options)
-        if found is None:
-            raise ValueError(
-                f"tokenizer: expected one for the text of {options.passages}; give --tokenizer"
-            )
-        return found
-
     return Passages.read(
         options.passages,
-        encode=lambda text: tokenizer()(text, add_special_tokens=False)["input_ids"],
+        tokenizer=_tokenizer(options),
+        bos=options.bos,
         prefix=options.prefix_length,
         suffix=options.suffix_length,
         text_field=options.text_field,

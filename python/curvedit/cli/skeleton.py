@@ -107,8 +107,7 @@ def require_data_fits(name: str, skeleton: Skeleton, batches: Any) -> None:
         ValueError: as :meth:`Skeleton.require_fits`.
     """
     if isinstance(batches, TokenBatches):
-        longest = min(batches.window, len(batches.ids))
-        skeleton.require_fits(name, longest, int(batches.ids.max()))
+        skeleton.require_fits(name, batches.longest, batches.largest)
 
 
 def require_suite_fits(skeleton: Skeleton, suite: Suite) -> None:

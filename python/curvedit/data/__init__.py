@@ -1,6 +1,24 @@
 """Data: where tokens and images come from, and what one batch of them means."""
 
 from curvedit.data.batch import TASKS, Batch, read_batch
-from curvedit.data.sources import TokenBatches, image_batches, token_batches
+from curvedit.data.documents import checked_ids, checked_text, json_rows
+from curvedit.data.images import image_batches
+from curvedit.data.sources import token_batches
+from curvedit.data.tokenizing import BOS, bare_ids, name_of, opening_of
+from curvedit.data.windows import TokenBatches
 
-__all__ = ["TASKS", "Batch", "TokenBatches", "image_batches", "read_batch", "token_batches"]
+__all__ = [
+    "BOS",
+    "TASKS",
+    "Batch",
+    "TokenBatches",
+    "bare_ids",
+    "checked_ids",
+    "checked_text",
+    "image_batches",
+    "json_rows",
+    "name_of",
+    "opening_of",
+    "read_batch",
+    "token_batches",
+]

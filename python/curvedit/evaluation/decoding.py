@@ -11,6 +11,7 @@ length share one.
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +19,23 @@ import torch
 from torch import Tensor, nn
 
 from curvedit.evaluation.inputs import Ids
-from curvedit.evaluation.padding import left_padded
+from curvedit.evaluation.padding import left_padded, positions_of
 from curvedit.evaluation.passages import Passages
+from curvedit.meter import progress as progress_of
 from curvedit.models import accepts, call, device_of, language_logits, measuring, require_fits
+
+# What transformers calls the argument and the output, by version and kind of model.
+_CACHES = ("past_key_values", "cache", "cache_params")
+_ROWS = 32  # least number of passages decoded together on a CPU
 
 
 def greedy_continuations(
-    model: nn.Module, passages: Passages, *, batch_size: int = 16, pad_token_id: int = 0
+    model: nn.Module,
+    passages: Passages,
+    *,
+    batch_size: int = 16,
+    pad_token_id: int = 0,
+    progress: bool = False,
 ) -> list[Ids]:
     """The model's greedy continuation of each prefix, with as many tokens as its suffix has.
 
@@ -32,26 +43,35 @@ def greedy_continuations(
         model: A causal language model, called as ``model(input_ids=...)``, and with mask,
             positions and cache if its ``forward`` names them.
         passages: Prefixes to continue; of the suffixes only the lengths matter.
-        batch_size: Passages per batch; the result does not depend on it, up to rounding.
+        batch_size: Passages per batch; the result does not depend on it, up to rounding. On a CPU
+            up to 32 are decoded together even so, as a step reads all weights for each batch.
         pad_token_id: The id to pad with; any id will do, since padding is masked.
+        progress: Show how many tokens are decoded.
 
     Raises:
         ValueError: a passage does not fit the model, or its logits are not finite.
     """
+    require_passages_fit(model, passages)
     rows = list(passages.rows())
-    _require_fits(model, rows)
     found: list[Ids] = [()] * len(rows)
-    with measuring(model):
-        for numbers in _groups(
-            [len(prefix) for prefix, _ in rows], batch_size, padded=_pads(model)
-        ):
+    lengths = [len(prefix) for prefix, _ in rows]
+    size = max(batch_size, _ROWS) if device_of(model).type == "cpu" else batch_size
+    total = sum(len(suffix) for _, suffix in rows)
+    with (
+        measuring(model),
+        progress_of(total, unit="tok", what="decode", shown=progress) as shown,
+    ):
+        cache = _cache_of(model)
+        for numbers in _groups(lengths, size, padded=_pads(model, cache)):
+            wanted = [len(rows[number][1]) for number in numbers]
+            tokens: list[Tensor] = []
             prefixes = [rows[number][0] for number in numbers]
-            count = max(len(rows[number][1]) for number in numbers)
-            decode = (
-                _decode_cached if accepts(model, "past_key_values", "use_cache") else _decode_anew
-            )
-            tokens = decode(model, prefixes, count, pad_token_id).tolist()
-            for number, row in zip(numbers, tokens, strict=True):
+            for step in _decoded(model, prefixes, pad_token_id, cache):
+                tokens.append(step)
+                shown.update(sum(len(tokens) <= length for length in wanted))
+                if len(tokens) == max(wanted):
+                    break
+            for number, row in zip(numbers, torch.cat(tokens, dim=1).tolist(), strict=True):
                 found[number] = tuple(row[: len(rows[number][1])])
     return found
 
@@ -74,17 +94,16 @@ def recites(
     Returns:
         One bool per passage.
     """
+    require_passages_fit(model, passages)
     rows = list(passages.rows())
-    _require_fits(model, rows)
     right = np.zeros(len(rows), dtype=bool)
     device = device_of(model)
     with measuring(model):
-        for numbers in _groups(
-            [len(prefix + suffix) for prefix, suffix in rows], batch_size, padded=_pads(model)
-        ):
-            inputs = _inputs(
-                model, [rows[number][0] + rows[number][1] for number in numbers], pad_token_id
-            )
+        pads = _pads(model, _cache_of(model))
+        lengths = [len(prefix + suffix) for prefix, suffix in rows]
+        for numbers in _groups(lengths, batch_size, padded=pads):
+            whole = [rows[number][0] + rows[number][1] for number in numbers]
+            inputs = _inputs(model, whole, pad_token_id, padded=pads)
             keep = max(len(rows[number][1]) for number in numbers) + 1
             output = call(model, inputs, logits_to_keep=keep)
             best = _best(language_logits(model, output, len(numbers))[:, -keep:-1])
@@ -94,40 +113,68 @@ def recites(
     return right
 
 
-def _decode_cached(model: nn.Module, prefixes: list[Ids], count: int, pad: int) -> Tensor:
-    inputs = _inputs(model, prefixes, pad)
-    tokens: list[Tensor] = []
+def require_passages_fit(model: nn.Module, passages: Passages) -> None:
+    """Refuse passages that are too long for a model, or have ids outside its vocabulary.
+
+    Raises:
+        ValueError: names the length or id.
+    """
+    rows = [prefix + suffix for prefix, suffix in passages.rows()]
+    require_fits("passages", model, max(map(len, rows)), max(map(max, rows)))
+
+
+def _decoded(
+    model: nn.Module, prefixes: list[Ids], pad: int, taken: str | None
+) -> Iterator[Tensor]:
+    """The next tokens (B, 1) of all prefixes, without end.
+
+    With a cache only the last tokens are read; without one, the whole sequences again.
+    """
+    inputs = _inputs(model, prefixes, pad, padded=_pads(model, taken))
     cache = None
     while True:
-        output = call(model, {**inputs, "past_key_values": cache}, use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
-        tokens.append(_best(language_logits(model, output, len(prefixes))[:, -1:]))
-        if len(tokens) == count:
-            return torch.cat(tokens, dim=1)
-        inputs["input_ids"] = tokens[-1]
+        new: dict[str, Any] = dict(inputs)
+        if taken is not None and cache is not None:
+            new |= {key: inputs[key][:, -1:] for key in ("input_ids", "position_ids") if key in new}
+            new |= {taken: cache}
+        output = call(model, new, use_cache=taken is not None, logits_to_keep=1)
+        if taken is not None:
+            cache = next(
+                (found for name in _CACHES if (found := getattr(output, name, None))), None
+            )
+        tokens = _best(language_logits(model, output, len(prefixes))[:, -1:])
+        yield tokens
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens], dim=1)
         if "attention_mask" in inputs:
             mask = inputs["attention_mask"]
             inputs["attention_mask"] = torch.cat([mask, mask.new_ones(len(prefixes), 1)], dim=1)
-        if "position_ids" in inputs:
-            inputs["position_ids"] = inputs["position_ids"][:, -1:] + 1
+            inputs["position_ids"] = positions_of(inputs["attention_mask"])
 
 
-def _decode_anew(model: nn.Module, prefixes: list[Ids], count: int, pad: int) -> Tensor:
-    """Without a cache: the whole sequence is read again for each token."""
-    ids = _inputs(model, prefixes, pad)["input_ids"]
-    for _ in range(count):
-        output = call(model, {"input_ids": ids}, logits_to_keep=1)
-        ids = torch.cat([ids, _best(language_logits(model, output, len(prefixes))[:, -1:])], dim=1)
-    return ids[:, -count:]
+def _pads(model: nn.Module, cache: str | None) -> bool:
+    """Whether rows of unequal length may share a batch: padding is masked, and positions count."""
+    return cache is not None and accepts(model, "attention_mask", "position_ids")
 
 
-def _pads(model: nn.Module) -> bool:
-    return accepts(model, "attention_mask", "position_ids", "past_key_values", "use_cache")
+def _cache_of(model: nn.Module) -> str | None:
+    """The argument by which the model's ``forward`` takes the cache that it returns, if it does."""
+    taken = next((name for name in _CACHES if accepts(model, name)), None)
+    if taken is None:
+        return None
+    one = torch.zeros(1, 1, dtype=torch.int64, device=device_of(model))
+    returned = _returned(call(model, {"input_ids": one}, use_cache=True))
+    return None if returned is None else taken
 
 
-def _inputs(model: nn.Module, rows: list[Ids], pad: int) -> dict[str, Tensor]:
+def _returned(output: Any) -> Any:
+    """The cache in a model's output."""
+    found = (getattr(output, name, None) for name in _CACHES)
+    return next((cache for cache in found if cache is not None), None)
+
+
+def _inputs(model: nn.Module, rows: list[Ids], pad: int, *, padded: bool) -> dict[str, Tensor]:
     inputs = left_padded(rows, pad, device_of(model))
-    return inputs if _pads(model) else {"input_ids": inputs["input_ids"]}
+    return inputs if padded else {"input_ids": inputs["input_ids"]}
 
 
 def _best(logits: Tensor) -> Tensor:
@@ -149,8 +196,3 @@ def _groups(lengths: Sequence[int], size: int, *, padded: bool) -> Iterator[list
     for run in runs:
         for start in range(0, len(run), size):
             yield run[start : start + size]
-
-
-def _require_fits(model: nn.Module, rows: list[tuple[Ids, Ids]]) -> None:
-    longest = max(len(prefix + suffix) for prefix, suffix in rows)
-    require_fits("passages", model, longest, max(max(prefix + suffix) for prefix, suffix in rows))

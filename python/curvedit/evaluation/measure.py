@@ -25,9 +25,17 @@ class Run:
     hashes: dict[str, str] = field(default_factory=dict)  # SHA-256 of the data by name
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     reference: Reference | None = None  # of nDCG@10, to be saved with the report
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the data, where known
+    shows_progress: bool = False
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False)
 
-    def identify(self, name: str, sha256: str, counts: Mapping[str, int]) -> None:
+    def identify(
+        self,
+        name: str,
+        sha256: str,
+        counts: Mapping[str, int],
+        source: Mapping[str, Any] | None = None,
+    ) -> None:
         """Record the data that a measure reads, and refuse other data than the baseline's.
 
         Args:
@@ -35,6 +43,7 @@ class Run:
             sha256: Hash of the data.
             counts: Sizes by unit, the unit of the bootstrap first, as in
                 ``{"windows": 5, "tokens": 90}``.
+            source: Where the data come from and how they were read, for the report's recipe.
 
         Raises:
             ValueError: the baseline was measured on other data, or the suite has two sets of data
@@ -48,6 +57,8 @@ class Run:
         if self.baseline is not None:
             require_same_data(self.baseline.hashes, {name: sha256})
         self.hashes[name], self.counts[name] = sha256, dict(counts)
+        if source:
+            self.sources[name] = dict(source)
 
     def interval(
         self,
@@ -101,8 +112,8 @@ class Measure(ABC):
     def probe(self, model: nn.Module, run: Run) -> Tensor | None:  # noqa: ARG002
         """Token ids (T,) or (B, T) on which the model must be causal; None if it need not be.
 
-        The first measure of a suite that has a probe decides for all: the check is made once,
-        before anything is measured.
+        Called for every measure before anything is measured, so that data which do not fit the
+        model are refused here. The first ids decide for all measures: the check is made once.
         """
         return None
 

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from curvedit.evaluation.decoding import greedy_continuations
+from curvedit.evaluation.decoding import greedy_continuations, require_passages_fit
 from curvedit.evaluation.inputs import Ids
 from curvedit.evaluation.measure import Measure, Run
 from curvedit.evaluation.passages import Passages
-from curvedit.models import device_of, require_fits
+from curvedit.models import device_of
 from curvedit.report import Meaning, Metric
 
 
@@ -69,17 +69,21 @@ class Recitation(Measure):
             raise TypeError(f"passages: expected Passages, got {type(self.passages).__name__}")
 
     def probe(self, model: nn.Module, run: Run) -> Tensor:  # noqa: ARG002
-        """The first passage."""
+        """The first passage, once all are known to fit the model."""
+        require_passages_fit(model, self.passages)
         prefix, suffix = next(self.passages.rows())
-        ids = torch.tensor([prefix + suffix])
-        require_fits("passages", model, ids.shape[-1], int(ids.max()))
-        return ids.to(device_of(model))
+        return torch.tensor([prefix + suffix], device=device_of(model))
 
     def measure(self, model: nn.Module, run: Run) -> dict[str, Metric]:
         """Continue every prefix greedily and compare with the suffixes."""
-        run.identify("passages", self.passages.sha256(), {"passages": len(self.passages)})
+        count = {"passages": len(self.passages)}
+        run.identify("passages", self.passages.sha256(), count, self.passages.identity)
         said = greedy_continuations(
-            model, self.passages, batch_size=run.batch_size, pad_token_id=run.pad_token_id
+            model,
+            self.passages,
+            batch_size=run.batch_size,
+            pad_token_id=run.pad_token_id,
+            progress=run.shows_progress,
         )
         suffixes = [suffix for _, suffix in self.passages.rows()]
         distance = _distances(said, suffixes)

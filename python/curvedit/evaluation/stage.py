@@ -14,7 +14,9 @@ from curvedit.models import device_of, dtype_of, identity_of, measuring, require
 from curvedit.report import Metric, Metrics, Report, Stage
 
 
-def evaluate(model: nn.Module, suite: Suite, *, baseline: Report | None = None) -> Report:
+def evaluate(
+    model: nn.Module, suite: Suite, *, baseline: Report | None = None, progress: bool = True
+) -> Report:
     """Measure what a model recites, predicts and classifies.
 
     Without a baseline the model is the unedited one: the report has ``before`` only and holds the
@@ -28,6 +30,7 @@ def evaluate(model: nn.Module, suite: Suite, *, baseline: Report | None = None) 
         model: In any mode; it is measured in evaluation mode and returned in its own.
         suite: What to measure.
         baseline: The report of the unedited model on the same suite.
+        progress: Show how far decoding and reading have come.
 
     Returns:
         The report: ``before``, and ``after`` where a baseline was given, with 95 % bootstrap
@@ -51,8 +54,9 @@ def evaluate(model: nn.Module, suite: Suite, *, baseline: Report | None = None) 
     """
     device = device_of(model)
     run = Run(suite.measures, baseline, suite.batch_size, suite.pad, suite.resamples, suite.seed)
+    run.shows_progress = progress
     with metered(device) as meter, measuring(model):
-        _require_causal(model, run)
+        _require_fits(model, run)
         metrics = _measure(model, run)
     stage = Stage(
         round(meter.seconds, 3), meter.peak_bytes, {"torch": f"{device.type}, {dtype_of(model)}"}
@@ -61,6 +65,7 @@ def evaluate(model: nn.Module, suite: Suite, *, baseline: Report | None = None) 
         return Report(
             before=metrics,
             model=identity_of(model),
+            recipe={"measured_on": run.sources} if run.sources else {},
             hashes=run.hashes,
             data=run.counts,
             tool=_tool(device),
@@ -71,13 +76,12 @@ def evaluate(model: nn.Module, suite: Suite, *, baseline: Report | None = None) 
     return replace(baseline, after=metrics, controls=(), stages=stages)
 
 
-def _require_causal(model: nn.Module, run: Run) -> None:
-    """Check the model once, on the first measure that needs it to be causal."""
-    for measure in run.measures:
-        ids = measure.probe(model, run)
-        if ids is not None:
-            require_causal(model, ids)
-            return
+def _require_fits(model: nn.Module, run: Run) -> None:
+    """Let every measure look at its data, and check once that the model is causal if it must be."""
+    probes = [measure.probe(model, run) for measure in run.measures]
+    ids = next((ids for ids in probes if ids is not None), None)
+    if ids is not None:
+        require_causal(model, ids)
 
 
 def _measure(model: nn.Module, run: Run) -> Metrics:

@@ -1,7 +1,7 @@
 """One pass over a text: token losses and top tokens, for every measure that needs them."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from curvedit.data import Batch, read_batch
+from curvedit.data import Batch, TokenBatches, read_batch
 from curvedit.evaluation.inputs import Ids, require_rereadable, token_ids
 from curvedit.evaluation.measure import Measure, Run
 from curvedit.evaluation.padding import positions_of, right_padded
+from curvedit.meter import progress
 from curvedit.models import accepts, call, device_of, language_logits, require_fits, vocabulary_of
 
 _LOGITS_BYTES = 1 << 28  # of one forward pass, unless a single window needs more
@@ -76,17 +77,34 @@ class TextMeasure(Measure):
         return "text" if "text" in names else names[0]
 
     def probe(self, model: nn.Module, run: Run) -> Tensor:
-        """The first batch."""
-        return _ids(next(_batches(model, self._raw_batches(run), self.name(run))))
+        """The first batch; all windows are checked where that needs no pass over the text."""
+        name, text = self.name(run), self.text
+        if self._windows is not None:
+            require_fits(name, model, max(map(len, self._windows)), max(map(max, self._windows)))
+        elif isinstance(text, Tensor):
+            require_fits(name, model, text.shape[1], int(text.max()))
+        elif isinstance(text, TokenBatches):
+            require_fits(name, model, text.longest, text.largest)
+
+        def first() -> Tensor:
+            return _ids(next(_batches(model, self._raw_batches(run), name)))
+
+        found: Tensor = run.shared(("probe", id(text)), first)
+        return found
 
     def read(self, model: nn.Module, run: Run) -> TextMeasurement:
         """The pass over the text, made once per run for all measures that share it."""
         name, depth = self.name(run), max(each.depth for each in self._sharing(run))
 
         def measured() -> TextMeasurement:
-            found = measure_text(model, self._raw_batches(run), name=name, depth=depth)
+            batches = self._raw_batches(run)
+            with progress(
+                _total(batches), unit="tok", what=f"read {name}", shown=run.shows_progress
+            ) as shown:
+                found = measure_text(model, batches, name=name, depth=depth, done=shown.update)
             counts = {"windows": len(found.tokens), "tokens": int(found.tokens.sum())}
-            run.identify(name, found.sha256, counts)
+            source = getattr(self.text, "identity", None)
+            run.identify(name, found.sha256, counts, source if isinstance(source, dict) else None)
             return found
 
         result: TextMeasurement = run.shared(("text", id(self.text)), measured)
@@ -117,7 +135,12 @@ class TextMeasure(Measure):
 
 
 def measure_text(
-    model: nn.Module, batches: Iterable[Any], *, name: str, depth: int
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    name: str,
+    depth: int,
+    done: Callable[[int], None] = lambda _: None,
 ) -> TextMeasurement:
     """Losses per window and the ``depth`` most likely tokens per loss term.
 
@@ -128,6 +151,7 @@ def measure_text(
         batches: As ``fit`` takes them.
         name: What messages call the text.
         depth: 0 keeps no tokens.
+        done: Told the number of tokens that were read, after each piece.
 
     Raises:
         ValueError: a batch has no loss term, a window does not fit the model, or
@@ -142,6 +166,7 @@ def measure_text(
             losses.append(loss)
             tokens.append(_terms(part).sum(1).cpu())
             top.append(best)
+            done(int(tokens[-1].sum()))
     if not losses:
         raise ValueError(f"{name}: expected at least one batch, got none")
     return TextMeasurement(
@@ -150,6 +175,22 @@ def measure_text(
         torch.cat(top).numpy(),
         digest.hexdigest(),
     )
+
+
+def _total(batches: Iterable[Any]) -> int | None:
+    """Tokens to predict, where that is known before they are read."""
+    if isinstance(batches, TokenBatches):
+        return batches.tokens
+    if not isinstance(batches, list) or not all(isinstance(each, dict) for each in batches):
+        return None
+    ids = [each.get("input_ids") for each in batches]
+    if not all(isinstance(each, Tensor) and each.ndim == 2 for each in ids):
+        return None
+    real = [each.get("attention_mask", torch.ones(1)) for each in batches]
+    counts = (
+        int(mask.expand_as(each).sum()) - len(each) for each, mask in zip(ids, real, strict=True)
+    )
+    return sum(counts)
 
 
 def _is_window(row: Any) -> bool:

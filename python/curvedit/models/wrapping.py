@@ -18,5 +18,5 @@ def wrapping_prefix(model: nn.Module) -> str:
 def _inner(model: nn.Module) -> tuple[str, nn.Module] | None:
     parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
     name = "module" if parallel else "_orig_mod"
-    inner = model._modules.get(name)
+    inner = getattr(model, "_modules", {}).get(name)
     return None if inner is None else (name, inner)
