@@ -80,7 +80,7 @@ NAMES = {
 MANIFEST = {
     *("format", "status", "tool", "made_by", "model", "task", "labels", "seed", "data"),
     *("samples", "positions", "coverage", "backward", "backend", "seconds"),
-    *("peak_memory_bytes", "warnings", "targets", "files"),
+    *("peak_memory_bytes", "warnings", "targets", "files", "sha256"),
 }
 TARGET = {"shape", "inputs", "tokens", "weight_sha256", "weight_dtype"}
 SELECTION = {"format", "recipe", "factors", "targets"}
@@ -197,7 +197,9 @@ def test_the_factor_directory(made):
     basis = next((made / "factors").glob("G.*.basis.safetensors"))
     with safe_open(basis, framework="pt") as stored:
         assert sorted(stored.keys()) == ["values", "vectors"]
-        assert set(json.loads(stored.metadata()["certificate"])) == CERTIFICATE
+        facts = stored.metadata()
+        assert set(facts) == {"certificate", "factor", "spectrum_sha256", "vectors_sha256"}
+        assert set(json.loads(facts["certificate"])) == CERTIFICATE
 
 
 def test_the_selection_directory(made):

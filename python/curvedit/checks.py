@@ -1,6 +1,7 @@
 """Argument checks: each takes a name and a value and raises ``name: expected …, got …``."""
 
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -56,10 +57,30 @@ def require_finite(name: str, tensor: Tensor) -> None:
 
 
 def require_new_directory(name: str, path: Path) -> Path:
-    """Return ``path``; raise ``FileExistsError`` unless it is absent or an empty directory."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    """Return ``path``; refuse it at once unless a new directory can be made there.
+
+    Raises:
+        FileExistsError: something is there already, other than an empty directory.
+        NotADirectoryError: one of its parents is a file.
+        PermissionError: its parent cannot be written.
+    """
+    wanted = f"{name}: expected a new or empty directory, got {path}"
+    if path.is_symlink() and not path.exists():
         raise FileExistsError(
-            f"{name}: expected a new or empty directory, got {path}, which already has content; "
-            "choose another path or remove it"
+            f"{wanted}, a symlink to nothing; choose another path or remove the symlink"
         )
+    if path.exists():
+        if not path.is_dir() or any(path.iterdir()):
+            raise FileExistsError(
+                f"{wanted}, which already has content; choose another path or remove it"
+            )
+        if os.path.ismount(path):
+            raise FileExistsError(
+                f"{wanted}, a mount point, which cannot be replaced; choose a path inside it"
+            )
+    parent = next(place for place in Path(os.path.realpath(path)).parents if place.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{wanted}, but {parent} is a file; choose another path")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{wanted}, but {parent} cannot be written; choose another path")
     return path

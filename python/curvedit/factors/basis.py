@@ -1,9 +1,13 @@
-"""The eigenbasis of a factor, and its cache: one file per basis beside the sums, or memory."""
+"""The eigenbasis of a factor, and its cache: one file per basis beside the sums, or memory.
 
+A file holds the hash of its spectrum and certificate, that of its vectors, and the identity of the
+factor it decomposes. Each is checked whenever what it speaks of is used.
+"""
+
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from curvedit.factors.target import Key
+from curvedit.files import new_file
+from curvedit.models import weight_hash
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class BasisStore:
     def __init__(self) -> None:
         """Start empty, in memory."""
         self.directory: Path | None = None
+        self._identities: Mapping[Key, str] = {}
         self._bases: dict[Key, Basis] = {}
 
     def __contains__(self, key: Key) -> bool:
@@ -45,57 +52,50 @@ class BasisStore:
 
         Raises:
             KeyError: it is not cached.
-            ValueError: its file is damaged.
+            ValueError: its file is damaged, or is that of another factor.
         """
         path = self._path(key)
-        return self._bases[key] if path is None else read_basis(path)
+        return self._bases[key] if path is None else read_basis(path, self._identity(key))
 
-    def certificate(self, key: Key) -> Mapping[str, Any]:
-        """Return the certificate of a cached basis, without reading its vectors from a file.
+    def spectrum(self, key: Key) -> Basis:
+        """Return a cached basis whose vectors may be missing: a file's are not read.
 
         Raises:
             KeyError: the basis is not cached.
-            ValueError: its file is damaged.
+            ValueError: its file is damaged, or is that of another factor.
         """
         path = self._path(key)
         if path is None:
-            return self._bases[key].certificate
-        with _opened(path) as stored:
-            return _certificate(stored)
-
-    def values(self, key: Key) -> Tensor:
-        """Return the eigenvalues of a cached basis, without reading its vectors from a file.
-
-        Raises:
-            KeyError: the basis is not cached.
-            ValueError: its file is damaged.
-        """
-        path = self._path(key)
-        if path is None:
-            return self._bases[key].values
-        with _opened(path) as stored:
-            values: Tensor = stored.get_tensor("values")
-            return values
+            return self._bases[key]
+        return read_basis(path, self._identity(key), vectors=False)
 
     def keep(self, key: Key, basis: Basis) -> None:
-        """Cache a basis."""
+        """Cache a basis, unless another process has done so first."""
         if self.directory is None or not os.access(self.directory, os.W_OK):
             self._bases[key] = basis
         else:
-            write_basis(self.directory / basis_file(key), basis)
+            write_basis(self.directory / basis_file(key), basis, self._identity(key))
 
-    def write(self, directory: Path) -> None:
-        """Write the bases that are in memory into a directory."""
+    def write(self, directory: Path, identities: Mapping[Key, str]) -> None:
+        """Write the bases that are in memory into a directory; ``identities`` as for `move`."""
         for key, basis in self._bases.items():
-            write_basis(directory / basis_file(key), basis)
+            write_basis(directory / basis_file(key), basis, identities[key])
 
-    def move(self, directory: Path) -> None:
-        """Continue in a directory that already holds these bases, and forget those in memory."""
-        self.directory, self._bases = directory, {}
+    def move(self, directory: Path, identities: Mapping[Key, str]) -> None:
+        """Continue in a directory that already holds these bases, and forget those in memory.
+
+        Args:
+            directory: The factor directory.
+            identities: Of each factor, a text that differs if the factor differs.
+        """
+        self.directory, self._identities, self._bases = directory, identities, {}
 
     def _path(self, key: Key) -> Path | None:
         path = None if self.directory is None else self.directory / basis_file(key)
         return path if path is not None and path.exists() else None
+
+    def _identity(self, key: Key) -> str:
+        return self._identities.get(key, "")
 
 
 def file_stem(key: Key) -> str:
@@ -108,41 +108,59 @@ def basis_file(key: Key) -> str:
     return f"{file_stem(key)}.basis.safetensors"
 
 
-def read_basis(path: Path) -> Basis:
-    """Read a basis from its file.
+def read_basis(path: Path, factor: str, *, vectors: bool = True) -> Basis:
+    """Read and verify a basis.
+
+    Args:
+        path: Its file.
+        factor: The identity of the factor it must belong to.
+        vectors: Whether to read the eigenvectors; if not, they are empty.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or is that of another factor.
     """
-    with _opened(path) as stored:
-        certificate = _certificate(stored)
-        return Basis(stored.get_tensor("values"), stored.get_tensor("vectors"), certificate)
-
-
-def write_basis(path: Path, basis: Basis) -> None:
-    """Write a basis to a file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    tensors = {"values": basis.values.cpu(), "vectors": basis.vectors.cpu().contiguous()}
-    try:
-        save_file(tensors, part, {"certificate": json.dumps(dict(basis.certificate))})
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open the file of a basis, and say which one it is if it turns out to be damaged."""
     try:
         with safe_open(path, framework="pt") as stored:
-            yield stored
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"factors: {path} is damaged ({error}); delete it to have it recomputed"
-        ) from error
+            facts = stored.metadata() or {}
+            values, certificate = stored.get_tensor("values"), facts["certificate"]
+            read = stored.get_tensor("vectors") if vectors else values.new_empty(0, 0)
+            hashes = facts["spectrum_sha256"], facts["vectors_sha256"]
+            wanted = facts["factor"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise _damaged(path, f"damaged ({error})") from error
+    if _spectrum_hash(values, certificate, wanted) != hashes[0]:
+        raise _damaged(path, "damaged (its spectrum differs from its SHA-256)")
+    if wanted != factor:
+        raise _damaged(path, "the basis of another factor")
+    if vectors and weight_hash(read) != hashes[1]:
+        raise _damaged(path, "damaged (its vectors differ from their SHA-256)")
+    return Basis(values, read, json.loads(certificate))
 
 
-def _certificate(stored: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(stored.metadata()["certificate"])
-    return found
+def write_basis(path: Path, basis: Basis, factor: str) -> None:
+    """Write a basis to a file, whole or not at all; one that is there by then stays.
+
+    Args:
+        path: The file.
+        basis: The basis.
+        factor: The identity of the factor it decomposes.
+    """
+    values, vectors = basis.values.cpu(), basis.vectors.cpu().contiguous()
+    certificate = json.dumps(dict(basis.certificate))
+    facts = {
+        "certificate": certificate,
+        "factor": factor,
+        "spectrum_sha256": _spectrum_hash(values, certificate, factor),
+        "vectors_sha256": weight_hash(vectors),
+    }
+    with new_file(path, replace=False) as part:
+        save_file({"values": values, "vectors": vectors}, part, facts)
+
+
+def _spectrum_hash(values: Tensor, certificate: str, factor: str) -> str:
+    text = f"{weight_hash(values)} {certificate} {factor}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"factors: {path} is {what}; delete it to have it recomputed")

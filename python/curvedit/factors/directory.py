@@ -1,6 +1,7 @@
 """Factor directories: targets, sums and provenance written to disk and read back.
 
-A directory holds a manifest and one file per sum, which is read when it is first used.
+A directory holds a manifest and one file per sum, which is read when it is first used. The manifest
+holds the SHA-256 of every sum, and its own, of all that stands in it.
 """
 
 import json
@@ -14,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from curvedit.factors.basis import file_stem
-from curvedit.factors.target import Key, Target
-from curvedit.files import file_hash, write_whole
+from curvedit.factors.target import KINDS, Key, Target
+from curvedit.files import document_hash, file_hash, write_whole
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -88,8 +89,14 @@ def write_directory(
             for key, file in files.items()
         },
     }
+    manifest["sha256"] = document_hash(manifest)
     write_whole(part / MANIFEST, json.dumps(manifest, indent=2).encode())
     return files
+
+
+def identities(targets: Mapping[str, Target], files: Mapping[Key, SumFile]) -> dict[Key, str]:
+    """Return, for each mean factor, a text that differs if the factor differs."""
+    return {key: f"{file.sha256}/{targets[key.target].tokens}" for key, file in files.items()}
 
 
 def read_directory(directory: Path) -> tuple[dict[str, Target], StoredSums, dict[str, Any]]:
@@ -104,19 +111,12 @@ def read_directory(directory: Path) -> tuple[dict[str, Target], StoredSums, dict
         raise FileNotFoundError(
             f"factors: expected a factor directory with {MANIFEST}, got {directory}"
         )
+    manifest = _read_manifest(path)
     try:
-        manifest = json.loads(path.read_text())
-        if manifest["format"] != FORMAT or manifest["status"] != "complete":
-            raise ValueError(
-                f"factors: expected format {FORMAT} with status 'complete', got "
-                f"{manifest['format']} with {manifest['status']!r} in {path}"
-            )
         targets = {name: Target.from_json(entry) for name, entry in manifest.pop("targets").items()}
-        files = {
-            Key.parse(key): SumFile(entry["file"], entry["bytes"], entry["sha256"])
-            for key, entry in manifest.pop("files").items()
-        }
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        files = {Key.parse(key): _sum_file(entry) for key, entry in manifest.pop("files").items()}
+        _require_known(targets, files)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"factors: {path} is damaged ({error!r}); fit again") from error
     for file in files.values():
         part = directory / file.name
@@ -129,3 +129,45 @@ def read_directory(directory: Path) -> tuple[dict[str, Target], StoredSums, dict
             )
     provenance = {key: value for key, value in manifest.items() if key not in ("format", "status")}
     return targets, StoredSums(directory, files), provenance
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Return the content of a manifest, without its hash, which is checked."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"factors: {path} is damaged ({error}); fit again") from error
+    if not isinstance(manifest, dict):
+        raise ValueError(
+            f"factors: {path} is damaged (expected a JSON object, got "
+            f"{type(manifest).__name__}); fit again"
+        )
+    found, status = manifest.get("format"), manifest.get("status")
+    if found != FORMAT or status != "complete":
+        raise ValueError(
+            f"factors: expected format {FORMAT} with status 'complete', got {found!r} with "
+            f"{status!r} in {path}"
+        )
+    stored = manifest.pop("sha256", None)
+    if stored is None:
+        raise ValueError(
+            f"factors: {path} has no SHA-256 of its own, as those of earlier versions; fit again"
+        )
+    if document_hash(manifest) != stored:
+        raise ValueError(
+            f"factors: {path} is damaged (its content differs from its SHA-256); fit again"
+        )
+    return manifest
+
+
+def _sum_file(entry: Mapping[str, Any]) -> SumFile:
+    name, size, sha256 = entry["file"], entry["bytes"], entry["sha256"]
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ValueError(f"expected the name of a file beside it, got {name!r}")
+    return SumFile(name, size, sha256)
+
+
+def _require_known(targets: Mapping[str, Target], files: Mapping[Key, SumFile]) -> None:
+    for key in files:
+        if key.kind not in KINDS or key.target not in targets:
+            raise ValueError(f"expected the factor of a target, got {key!r}")

@@ -60,8 +60,16 @@ class Target:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Target":
-        """Invert :meth:`to_json`."""
+        """Invert :meth:`to_json`.
+
+        Raises:
+            KeyError: an entry is missing.
+            ValueError: the shape or the number of positions is not one.
+        """
         rows, columns = entry["shape"]
+        counts = (rows, columns, entry["tokens"])
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"expected a shape and a number of positions, got {counts}")
         return cls(
             (rows, columns),
             entry["inputs"],

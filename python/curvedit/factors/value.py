@@ -18,7 +18,13 @@ from curvedit import meter
 from curvedit.checks import require_finite, require_shape
 from curvedit.factors.basis import Basis, BasisStore
 from curvedit.factors.decomposition import decompose_several, groups
-from curvedit.factors.directory import MANIFEST, StoredSums, read_directory, write_directory
+from curvedit.factors.directory import (
+    MANIFEST,
+    StoredSums,
+    identities,
+    read_directory,
+    write_directory,
+)
 from curvedit.factors.target import Key, Target, TargetFactors, fingerprint
 from curvedit.files import file_hash, new_directory
 from curvedit.models import find_targets, is_linear_map, weight_hash, weight_of
@@ -146,7 +152,8 @@ class Factors(Mapping[str, TargetFactors]):
 
         Raises:
             KeyError: the factor was not fitted.
-            ValueError: the factor, or its cached basis, is damaged or not valid.
+            ValueError: the factor, or its cached basis, is damaged or not valid; or that basis is
+                of another factor.
             RuntimeError: it could not be decomposed accurately enough.
         """
         return self._bases.get(self._decomposed(kind, name))
@@ -156,7 +163,7 @@ class Factors(Mapping[str, TargetFactors]):
 
         Raises what :meth:`basis` raises.
         """
-        return self._bases.values(self._decomposed(kind, name))
+        return self._bases.spectrum(self._decomposed(kind, name)).values
 
     def certificate(self, kind: str, name: str) -> Mapping[str, Any]:
         """Return the record of how well a basis satisfies its defining equations.
@@ -164,7 +171,7 @@ class Factors(Mapping[str, TargetFactors]):
         The keys are ``residual``, ``orthogonality``, ``rank``, ``smallest``, ``condition``,
         ``precision`` and ``retried``. Raises what :meth:`basis` raises.
         """
-        return self._bases.certificate(self._decomposed(kind, name))
+        return self._bases.spectrum(self._decomposed(kind, name)).certificate
 
     def _decomposed(self, kind: str, name: str) -> Key:
         """Return the key of a factor that has been decomposed, now if not before."""
@@ -294,10 +301,11 @@ class Factors(Mapping[str, TargetFactors]):
         needed = sum(4 * self._numel(key) for key in self._sums)
         with new_directory("directory", directory, needed_bytes=needed) as part:
             files = write_directory(part, self.targets, self._sums, self.provenance)
-            self._bases.write(part)
+            known = identities(self.targets, files)
+            self._bases.write(part, known)
         self.directory = Path(directory).absolute()
         self._sums = StoredSums(self.directory, files)
-        self._bases.move(self.directory)
+        self._bases.move(self.directory, known)
         return self.directory
 
     @classmethod
@@ -310,9 +318,10 @@ class Factors(Mapping[str, TargetFactors]):
                 size.
         """
         directory = Path(directory).absolute()
-        factors = cls(*read_directory(directory))
+        targets, sums, provenance = read_directory(directory)
+        factors = cls(targets, sums, provenance)
         factors.directory = directory
-        factors._bases.move(directory)
+        factors._bases.move(directory, identities(targets, sums.files))
         return factors
 
     def require_model(self, model: nn.Module) -> None:

@@ -29,6 +29,7 @@ from curvedit.models.linear_maps import (
     weight_of,
 )
 from curvedit.models.loading import load_model, load_tokenizer
+from curvedit.models.skeleton import parameter_names
 from curvedit.models.threads import exclusive
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "logits_of",
     "match_names",
     "measuring",
+    "parameter_names",
     "passed_over",
     "pieces",
     "require_causal",

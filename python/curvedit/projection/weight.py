@@ -106,6 +106,9 @@ def edit_weight(
     arXiv:2510.24256, section 5). A selection that keeps everything, and a scale of 1, return a copy
     of the weight. ``components`` is what :func:`rotate_once` returned for a set of selections that
     includes this one.
+
+    Raises:
+        ValueError: the edited weight is not finite, or the bases are damaged or others.
     """
     target, before = selection[name], weight_hash(weight)
     if target.keeps_all or removed_scale == 1.0:
@@ -127,7 +130,8 @@ def edit_weight(
     if removed_scale:
         kept = kept.lerp_(weight.float(), removed_scale)
     edited = kept.to(weight.dtype)
-    change = float((edited.float() - weight.float()).norm() / weight.float().norm())
+    require_finite(f"selection: the edited weight of {name!r}, {weight.dtype}", edited)
+    change = float((edited.float() - weight.float()).norm() / (weight.float().norm() or 1.0))
     return edited, TargetEdit(target.kept_share, change, project.label, before, weight_hash(edited))
 
 

@@ -2,9 +2,11 @@
 
 ``selection.json`` holds the recipe and one entry per target, ``selection.safetensors`` the limits
 or masks and the spectra. The bases stay in the factor directory, which is identified by its path
-and by the SHA-256 of its manifest.
+and by the SHA-256 of its manifest. The metadata of ``selection.safetensors`` hold the SHA-256 of
+everything in both files.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -18,9 +20,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from curvedit.factors import Factors
-from curvedit.files import new_directory
+from curvedit.files import document_hash, new_directory
+from curvedit.models import weight_hash
 
 FORMAT = 1
+_HASH = "selection_sha256"  # in the metadata of selection.safetensors
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ def write_directory(directory: Path, stored: StoredSelection) -> None:
         "format": FORMAT,
         "recipe": dict(stored.recipe),
         "factors": {
-            "path": os.path.relpath(stored.factors.directory, directory),
+            "path": os.path.relpath(
+                os.path.realpath(stored.factors.directory), os.path.realpath(directory)
+            ),
             "sha256": stored.factors.identity,
         },
         "targets": stored.targets,
@@ -58,7 +64,8 @@ def write_directory(directory: Path, stored: StoredSelection) -> None:
     with new_directory("directory", directory) as part:
         # Targets that share an input share its spectrum, but safetensors refuses shared memory.
         tensors = {key: value.cpu().clone() for key, value in stored.tensors.items()}
-        save_file(tensors, part / "selection.safetensors")
+        facts = {_HASH: _hash(content, tensors)}
+        save_file(tensors, part / "selection.safetensors", facts)
         (part / "selection.json").write_text(json.dumps(content, indent=2))
 
 
@@ -75,10 +82,19 @@ def read_directory(directory: Path) -> StoredSelection:
             f"selection: expected a directory with selection.json, got {directory}"
         )
     with reporting_damage(directory):
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(
                 f"selection: expected format {FORMAT}, got {content['format']} in {path}"
+            )
+        with safe_open(directory / "selection.safetensors", framework="pt") as stored:
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - not a dict
+            written = (stored.metadata() or {}).get(_HASH)
+        if written != _hash(content, tensors):
+            found = "differs from its SHA-256" if written else "has none, as those of old versions"
+            raise ValueError(
+                f"selection: the content of {directory} {found}; it is damaged or was changed, so "
+                "run rank again"
             )
         factors = Factors.load(directory / content["factors"]["path"])
         if factors.identity != content["factors"]["sha256"]:
@@ -86,9 +102,13 @@ def read_directory(directory: Path) -> StoredSelection:
                 f"selection: {factors.directory} is not the factor directory it was made from; "
                 "run rank again"
             )
-        with safe_open(directory / "selection.safetensors", framework="pt") as stored:
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - not a dict
         return StoredSelection(content["recipe"], content["targets"], tensors, factors)
+
+
+def _hash(content: Any, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of all that a selection directory holds."""
+    hashes = [f"{key} {weight_hash(tensors[key])}" for key in sorted(tensors)]
+    return hashlib.sha256("\n".join([document_hash(content), *hashes]).encode()).hexdigest()
 
 
 @contextmanager
@@ -96,7 +116,10 @@ def reporting_damage(directory: Path) -> Iterator[None]:
     """Turn errors from malformed content into a ``ValueError`` that names the directory."""
     try:
         yield
-    except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+    except (
+        *(json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError),
+        *(KeyError, TypeError, AttributeError),
+    ) as error:
         raise ValueError(
             f"selection: {directory} is damaged ({error!r}); run rank again"
         ) from error

@@ -32,7 +32,7 @@ class Edited(Protocol):
 
 @dataclass(frozen=True)
 class TargetSummary:
-    """One edited weight ``(d_out, d_in)``; polylines are thinned to 256 points (index, value)."""
+    """One edited weight ``(d_out, d_in)``; polylines are thinned, and hold (index, value)."""
 
     name: str
     shape: tuple[int, int] | None  # None if only a checkpoint's record is known
@@ -70,27 +70,30 @@ _FIELDS = [field.name for field in fields(TargetSummary)]
 
 
 def summarise_selection(
-    selection: Selection, edited: Mapping[str, Edited] | None = None
+    selection: Selection, edited: Mapping[str, Edited] | None = None, *, points: int = _POINTS
 ) -> tuple[TargetSummary, ...]:
     """Return one summary per target, in the selection's order.
 
     Args:
         selection: What ``rank`` returned.
         edited: ``Edit.targets`` as returned by ``project``; adds changes, backends and hashes.
+        points: Most points of a polyline.
     """
-    return tuple(_summary(target, (edited or {}).get(name)) for name, target in selection.items())
+    return tuple(
+        _summary(target, (edited or {}).get(name), points) for name, target in selection.items()
+    )
 
 
-def _summary(target: TargetSelection, edited: Edited | None) -> TargetSummary:
+def _summary(target: TargetSelection, edited: Edited | None, points: int) -> TargetSummary:
     return TargetSummary(
         name=target.name,
         shape=target.shape,
         kept_share=target.kept_share,
         mass=float(target.mass),
         threshold=float(target.threshold) if math.isfinite(target.threshold) else None,
-        limits=() if target.limits is None else _corners(target.limits.cpu().numpy()),
-        values_out=_thinned(target.values_out),
-        values_in=_thinned(target.values_in),
+        limits=() if target.limits is None else _corners(target.limits.cpu().numpy(), points),
+        values_out=_thinned(target.values_out, points),
+        values_in=_thinned(target.values_in, points),
         weight_sha256=target.weight_sha256,
         change=None if edited is None else edited.change,
         backend="" if edited is None else edited.backend,
@@ -98,25 +101,27 @@ def _summary(target: TargetSelection, edited: Edited | None) -> TargetSummary:
     )
 
 
-def _indices(length: int) -> npt.NDArray[np.int64]:
-    """Return at most 256 indices from 0 to ``length - 1``, denser at the start for log axes."""
-    if length <= _POINTS:
+def _indices(length: int, points: int) -> npt.NDArray[np.int64]:
+    """Return about as many indices from 0 to ``length - 1``, denser at the start for log axes."""
+    if length <= points:
         return np.arange(length)
-    half = _POINTS // 2
+    half = points // 2
     spread = np.concatenate([np.geomspace(1, length, half), np.linspace(1, length, half)])
     return np.unique(spread.round().astype(np.int64)) - 1
 
 
-def _thinned(values: Tensor | None) -> tuple[tuple[int, float], ...]:
+def _thinned(values: Tensor | None, points: int) -> tuple[tuple[int, float], ...]:
     if values is None:
         return ()
     array = values.double().cpu().numpy()
-    return tuple((int(index), float(f"{array[index]:.6g}")) for index in _indices(len(array)))
+    return tuple(
+        (int(index), float(f"{array[index]:.6g}")) for index in _indices(len(array), points)
+    )
 
 
-def _corners(limits: npt.NDArray[np.int32]) -> tuple[tuple[int, int], ...]:
+def _corners(limits: npt.NDArray[np.int32], points: int) -> tuple[tuple[int, int], ...]:
     """Return the rows where the staircase steps, thinned if many; always the first and last."""
     rows = np.flatnonzero(np.diff(limits, prepend=limits[0] + 1))
-    if len(rows) >= _POINTS:
-        rows = _indices(len(limits))
+    if len(rows) >= points:
+        rows = _indices(len(limits), points)
     return tuple((int(row), int(limits[row])) for row in np.union1d(rows, len(limits) - 1))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from curvedit.factors import Basis, Factors, singular_bases
+from curvedit.selection.consistency import first_fault
 from curvedit.selection.directory import (
     StoredSelection,
     read_directory,
@@ -100,19 +101,13 @@ class TargetSelection:
 
         Raises:
             KeyError: an entry is missing.
-            ValueError: the limits do not fit the shape.
+            ValueError: the entry and the tensors do not agree with each other.
         """
         rows, columns = entry["shape"]
-        limits = tensors.get("limits")
-        if limits is not None and (limits.shape != (rows,) or limits.dtype != torch.int32):
-            raise ValueError(
-                f"selection: the limits of {name!r} do not fit its shape {(rows, columns)}; "
-                "run rank again"
-            )
-        return cls(
+        found = cls(
             name=name,
             shape=(rows, columns),
-            limits=limits,
+            limits=tensors.get("limits"),
             mask=tensors.get("mask"),
             threshold=entry["threshold"],
             kept=entry["kept"],
@@ -122,6 +117,17 @@ class TargetSelection:
             values_out=tensors.get("values_out"),
             values_in=tensors.get("values_in"),
         )
+        wrong = first_fault(
+            found.shape,
+            found.kept,
+            found.limits,
+            found.mask,
+            (found.values_out, found.values_in),
+            (found.threshold, found.mass),
+        )
+        if wrong:
+            raise ValueError(f"selection: {name!r}: {wrong}; run rank again")
+        return found
 
 
 @dataclass(frozen=True)
