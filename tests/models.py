@@ -4,7 +4,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from curvedit import Passages
+from curvedit import Factors, Passages, Selection, rank
 
 VOCABULARY = 97
 
@@ -127,3 +127,17 @@ def ragged_passages() -> Passages:
         [draw(prefix, seed=10 + i) for i, (prefix, _) in enumerate(lengths)],
         [draw(suffix, seed=50 + i) for i, (_, suffix) in enumerate(lengths)],
     )
+
+
+def selection_of(model: nn.Module, names: list[str]) -> Selection:
+    """A selection of these linear maps, from factors made elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    moments = {}
+    for name in names:
+        halves = [
+            torch.randn(9, size, generator=generator)
+            for size in reversed(model.get_submodule(name).weight.shape)
+        ]
+        moments[name] = (*(half.T @ half for half in halves), 9)
+    factors = Factors.from_moments(moments, model=model)
+    return rank(factors, keep_mass=0.6, progress=False)
