@@ -97,7 +97,7 @@ EDITED = {
 }
 REPORT = {
     *("format", "version", "title", "before", "after", "controls", "model", "recipe", "hashes"),
-    *("data", "tool", "stages", "targets", "warnings"),
+    *("data", "tool", "stages", "targets", "warnings", "sha256"),
 }
 METRICS = {"strict", "loose", "avg_levenshtein", "perplexity", "ndcg10"}
 
@@ -219,7 +219,7 @@ def test_the_selection_directory(made):
 
 def test_the_record_of_an_edited_checkpoint(made):
     record = read(made / "edited/curvedit.json")
-    assert set(record) == {"tool", "source", "recipe", "targets"}
+    assert set(record) == {"tool", "source", "recipe", "targets", "sha256"}
     assert set(record["recipe"]) == RECIPE | {"removed_scale"}
     assert all(set(target) == EDITED for target in record["targets"].values())
     assert all(0 < target["kept"] < 1 for target in record["targets"].values())

@@ -1,12 +1,12 @@
 """Where verbs write and what they read: checked by kind before anything runs."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from curvedit import report
 from curvedit.checks import require_new_directory
 
 RECORD = "curvedit.json"
@@ -109,15 +109,7 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     path = directory / RECORD
     if not path.is_file():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"model: {path} is damaged ({error}); run project again") from error
-    parts = [record.get(key) for key in ("recipe", "targets")] if isinstance(record, dict) else [0]
-    entries = parts[-1].values() if isinstance(parts[-1], dict) else [0]
-    if not all(isinstance(part, dict) for part in (*parts, *entries)):
-        raise ValueError(f"model: {path} is damaged (no recipe or targets); run project again")
-    return dict(record)
+    return report.read_record(path)
 
 
 def require_device(name: str, text: str | None) -> None:

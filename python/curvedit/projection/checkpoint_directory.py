@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from curvedit.checks import require_new_directory
-from curvedit.files import new_directory
+from curvedit.files import document_hash, new_directory
 from curvedit.projection.checkpoint_files import Checkpoint, read_checkpoint
 from curvedit.projection.places import Place, find_places
 from curvedit.projection.stored import stored_tensors as stored_tensors
@@ -118,13 +118,14 @@ def _record(
         for summary in summarise_selection(selection, points=_POINTS)
     }
     left_out = {"left_out": list(checkpoint.left_out)} if checkpoint.left_out else {}
-    return {
+    record = {
         "tool": f"curvedit {version('curvedit')}",
         "source": checkpoint.directory.name,
         "recipe": {**selection.recipe, "removed_scale": removed_scale},
         **left_out,
         "targets": targets,
     }
+    return {**record, "sha256": document_hash(record)}
 
 
 def _spelled(record: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from curvedit.report import style, svg
 from curvedit.report.metrics import Meaning, Metric, Metrics, meaning_of, register
+from curvedit.report.record import read_record
 from curvedit.report.reference import Reference
 from curvedit.report.value import Control, Report, Stage, require_same_data
 
@@ -14,6 +15,7 @@ __all__ = [
     "Report",
     "Stage",
     "meaning_of",
+    "read_record",
     "register",
     "require_same_data",
     "style",

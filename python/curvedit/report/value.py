@@ -10,6 +10,7 @@ from typing import Any
 from curvedit.files import write_whole
 from curvedit.report import html, table
 from curvedit.report.metrics import Metrics
+from curvedit.report.record import read_document, with_hash
 from curvedit.report.reference import FILE, Reference
 from curvedit.selection import Edited, Selection, TargetSummary, summarise_selection
 
@@ -111,14 +112,23 @@ class Report:
         return report.with_warnings(*fitted.get("warnings", ()))
 
     def with_record(self, record: Mapping[str, Any]) -> "Report":
-        """Add what the ``curvedit.json`` of an edited checkpoint records of the edit."""
-        targets = tuple(
-            TargetSummary.from_json(
-                {"name": name, **target, "weight_sha256": target.get("sha256_before", "")}
+        """Add what the ``curvedit.json`` of an edited checkpoint records of the edit.
+
+        Raises:
+            ValueError: the record is not of that form.
+        """
+        try:
+            targets = tuple(
+                TargetSummary.from_json(
+                    {"name": name, **target, "weight_sha256": target.get("sha256_before", "")}
+                )
+                for name, target in record["targets"].items()
             )
-            for name, target in record["targets"].items()
-        )
-        return replace(self.with_recipe(record["recipe"]), targets=targets)
+            return replace(self.with_recipe(record["recipe"]), targets=targets)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"record: expected the content of a curvedit.json, got another ({error!r})"
+            ) from error
 
     def with_stage(
         self,
@@ -167,7 +177,8 @@ class Report:
         if self.reference is not None:
             self.reference.save(folder / FILE)
         # Last, because it is what shows that a directory holds a report.
-        write_whole(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+        text = json.dumps(with_hash(document), indent=1, allow_nan=False) + "\n"
+        write_whole(path, text.encode())
         return path
 
     @classmethod
@@ -179,15 +190,15 @@ class Report:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: the file is not a report of this format.
+            ValueError: the file is not a report of this format, or was changed.
         """
         source = Path(path)
         source = source / "report.json" if source.is_dir() else source
+        document = read_document("report", source, "measure again with evaluate")
         try:
-            document = json.loads(source.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"report: expected JSON, got {source} ({error})") from error
-        report = cls.from_json(document)
+            report = cls.from_json(document)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"report: {source} cannot be read ({error})") from error
         beside = source.with_name(FILE)
         return replace(report, reference=Reference.load(beside)) if beside.is_file() else report
 

@@ -82,7 +82,7 @@ def read_directory(directory: Path) -> StoredSelection:
             f"selection: expected a directory with selection.json, got {directory}"
         )
     with reporting_damage(directory):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _read_json(path)
         if content["format"] != FORMAT:
             raise ValueError(
                 f"selection: expected format {FORMAT}, got {content['format']} in {path}"
@@ -105,6 +105,13 @@ def read_directory(directory: Path) -> StoredSelection:
         return StoredSelection(content["recipe"], content["targets"], tensors, factors)
 
 
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"selection: {path} is damaged ({error}); run rank again") from error
+
+
 def _hash(content: Any, tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of all that a selection directory holds."""
     hashes = [f"{key} {weight_hash(tensors[key])}" for key in sorted(tensors)]
@@ -116,10 +123,7 @@ def reporting_damage(directory: Path) -> Iterator[None]:
     """Turn errors from malformed content into a ``ValueError`` that names the directory."""
     try:
         yield
-    except (
-        *(json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError),
-        *(KeyError, TypeError, AttributeError),
-    ) as error:
+    except (KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(
             f"selection: {directory} is damaged ({error!r}); run rank again"
         ) from error
