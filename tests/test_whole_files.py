@@ -14,6 +14,7 @@ import torch
 import curvedit
 from curvedit import Factors, files
 from curvedit.checks import require_new_directory
+from curvedit.factors import basis as basis_file
 from curvedit.factors.basis import Basis, BasisStore
 from curvedit.factors.target import Key
 
@@ -128,8 +129,15 @@ def test_twenty_pairs_of_writers_end_with_one_directory(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {f"{number}" for number in range(20)}
 
 
-def test_two_writers_of_a_cached_basis_leave_one(tmp_path):
+def test_two_writers_of_a_cached_basis_leave_one(tmp_path, monkeypatch):
     key = Key("A", "layer")
+    save_file = basis_file.save_file
+
+    def slowly(*args):
+        save_file(*args)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(basis_file, "save_file", slowly)
 
     def write(scale):
         store = BasisStore()
@@ -137,7 +145,7 @@ def test_two_writers_of_a_cached_basis_leave_one(tmp_path):
         vectors = torch.eye(64) * scale
         store.keep(key, Basis(torch.ones(64).double() * scale, vectors, {"rank": int(scale)}))
 
-    for _ in range(5):
+    for _ in range(3):
         children = [forked(lambda scale=scale: write(scale)) for scale in (1.0, 2.0)]
         assert [status_of(child) for child in children] == [0, 0]
         store = BasisStore()

@@ -122,7 +122,8 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn
         A mapping from name to module; never empty.
 
     Raises:
-        ValueError: a pattern matches no linear map; the message lists the closest names.
+        ValueError: a pattern matches no linear map; the message says why, or lists the closest
+            names.
     """
     maps = {name: module for name, module in model.named_modules() if is_linear_map(module)}
     prefix = wrapping_prefix(model)

@@ -95,7 +95,7 @@ def model_class(path: str | Path) -> tuple[Any, Any]:
         raise
     _require_unquantised(path, {**config.to_dict(), **raw})
     names = getattr(config, "architectures", None) or []
-    name = names[0] if isinstance(names, list) else None
+    name = names[0] if isinstance(names, list) and names else None
     architecture = getattr(transformers, name, None) if isinstance(name, str) else None
     if not isinstance(architecture, type) or not issubclass(
         architecture, transformers.PreTrainedModel

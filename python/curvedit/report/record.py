@@ -54,3 +54,12 @@ def read_record(path: str | Path) -> dict[str, Any]:
     if not all(isinstance(part, dict) for part in (*parts, *entries)):
         raise ValueError(f"model: expected the record of an edit, got {path}; project again")
     return document
+
+
+def _is_record(document: dict[str, Any]) -> bool:
+    recipe, targets = document.get("recipe"), document.get("targets")
+    return (
+        isinstance(recipe, dict)
+        and isinstance(targets, dict)
+        and all(isinstance(entry, dict) for entry in targets.values())
+    )
