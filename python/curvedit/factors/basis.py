@@ -90,9 +90,11 @@ class BasisStore:
         """
         self.directory, self._identities, self._bases = directory, identities, {}
 
-    def _path(self, key: Key) -> Path | None:
-        path = None if self.directory is None else self.directory / basis_file(key)
-        return path if path is not None and path.exists() else None
+    def _path(self, key: Key) -> str | None:
+        if self.directory is None:
+            return None
+        path = f"{self.directory}{os.sep}{basis_file(key)}"  # asked often; a Path takes longer
+        return path if os.path.exists(path) else None  # noqa: PTH110
 
     def _identity(self, key: Key) -> str:
         return self._identities.get(key, "")
@@ -108,7 +110,7 @@ def basis_file(key: Key) -> str:
     return f"{file_stem(key)}.basis.safetensors"
 
 
-def read_basis(path: Path, factor: str, *, vectors: bool = True) -> Basis:
+def read_basis(path: str | Path, factor: str, *, vectors: bool = True) -> Basis:
     """Read and verify a basis.
 
     Args:
@@ -158,9 +160,10 @@ def write_basis(path: Path, basis: Basis, factor: str) -> None:
 
 
 def _spectrum_hash(values: Tensor, certificate: str, factor: str) -> str:
-    text = f"{weight_hash(values)} {certificate} {factor}"
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(f"{values.dtype} {certificate} {factor} ".encode())
+    digest.update(values.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _damaged(path: Path, what: str) -> ValueError:
+def _damaged(path: str | Path, what: str) -> ValueError:
     return ValueError(f"factors: {path} is {what}; delete it to have it recomputed")
