@@ -19,7 +19,8 @@ const std::vector<CpuKernel<SecondMoment>>& kernels() {
 }  // namespace
 
 void second_moment_accumulate(const SecondMoment& problem, const std::string& instruction_set) {
-  choose(kernels(), instruction_set).run(problem);
+  const CpuKernel<SecondMoment>& kernel = choose(kernels(), instruction_set);
+  if (problem.g.dim > 0 && problem.a.dim > 0 && problem.sequences > 0) kernel.run(problem);
 }
 
 std::vector<std::string> second_moment_instruction_sets() { return names_of(kernels()); }

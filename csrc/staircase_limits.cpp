@@ -21,6 +21,26 @@ double from_bits(std::uint64_t bits) {
   return value;
 }
 
+// A spectrum divided by a power of two, so that its largest value lies in [0.5, 1). That rounds
+// nothing, and products and their sums neither overflow nor vanish.
+struct Scaled {
+  std::vector<double> values;
+  int exponent = 0;
+
+  Scaled(const double* from, std::ptrdiff_t size) : values(from, from + size) {
+    if (size) std::frexp(values[0], &exponent);
+    for (double& value : values) value = std::ldexp(value, -exponent);
+  }
+};
+
+// A product of scaled values, in the spectra's own unit; the largest or smallest double where that
+// overflows or vanishes.
+double unscaled(double product, int exponent) {
+  if (!(product > 0.0)) return product;
+  return std::clamp(std::ldexp(product, exponent), std::numeric_limits<double>::denorm_min(),
+                    std::numeric_limits<double>::max());
+}
+
 // Both spectra, and the prefix sums of mu. Walks the staircase of products >= (or >) a threshold
 // once.
 struct Walk {
@@ -51,15 +71,18 @@ struct Walk {
 
 }  // namespace
 
-Staircase staircase_limits(const double* lam, std::ptrdiff_t m, const double* mu, std::ptrdiff_t n,
-                           double keep_mass, std::int32_t* limits) {
+Staircase staircase_limits(const double* outputs, std::ptrdiff_t m, const double* inputs,
+                           std::ptrdiff_t n, double keep_mass, std::int32_t* limits) {
+  const Scaled rows(outputs, m), columns(inputs, n);
+  const double *lam = rows.values.data(), *mu = columns.values.data();
+  const int exponent = rows.exponent + columns.exponent;
   Walk walk{lam, m, mu, n, std::vector<double>(static_cast<std::size_t>(n) + 1, 0.0)};
   for (std::ptrdiff_t j = 0; j < n; ++j)
     walk.prefix[static_cast<std::size_t>(j) + 1] = walk.prefix[static_cast<std::size_t>(j)] + mu[j];
   const double total = walk.mass_at_or_above(0.0);
   if (keep_mass >= 1.0) {
     std::fill(limits, limits + m, static_cast<std::int32_t>(n));
-    return {m && n ? lam[m - 1] * mu[n - 1] : 0.0, m * n, 1.0};
+    return {m && n ? unscaled(lam[m - 1] * mu[n - 1], exponent) : 0.0, m * n, 1.0};
   }
   std::fill(limits, limits + m, 0);
   if (!(total > 0.0)) return {std::numeric_limits<double>::infinity(), 0, 0.0};
@@ -97,7 +120,7 @@ Staircase staircase_limits(const double* lam, std::ptrdiff_t m, const double* mu
               kept += taken;
               mass += threshold * static_cast<double>(taken);
             });
-  return {threshold, kept, std::min(mass / total, 1.0)};
+  return {unscaled(threshold, exponent), kept, std::min(mass / total, 1.0)};
 }
 
 }  // namespace curvedit

@@ -30,9 +30,14 @@ def require_beside(name: str, tensor: Tensor, other_name: str, other: Tensor) ->
 
 
 def require_contiguous(name: str, tensor: Tensor) -> None:
-    """Raise ``ValueError`` unless the tensor is contiguous."""
+    """Raise ``ValueError`` unless the tensor's memory holds its values, one after another."""
     if not tensor.is_contiguous():
         raise ValueError(f"{name}: expected a contiguous tensor, got strides {tensor.stride()}")
+    if tensor.is_neg():
+        raise ValueError(
+            f"{name}: expected a contiguous tensor, got a lazily negated view; "
+            "call .resolve_neg() on it"
+        )
 
 
 def require_apart(name: str, out: Tensor, others: Mapping[str, Tensor | None]) -> None:
@@ -51,6 +56,20 @@ def require_apart(name: str, out: Tensor, others: Mapping[str, Tensor | None]) -
             start, stop = _span(tensor)
             if first < stop and start < last:
                 raise ValueError(f"{name}: must not share memory with {other}")
+
+
+def in_memory(tensor: Tensor) -> Tensor:
+    """The tensor with a negation that torch has put off (``is_neg``) carried out.
+
+    A kernel that reads addresses would not see the negation.
+    """
+    resolved: Tensor = tensor.resolve_neg()
+    return resolved
+
+
+def in_order(tensor: Tensor) -> Tensor:
+    """The tensor, contiguous, as a kernel reads it that takes no strides."""
+    return in_memory(tensor).contiguous()
 
 
 def require_offsets(offsets: Tensor, tokens: int) -> None:

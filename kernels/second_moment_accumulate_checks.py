@@ -50,7 +50,7 @@ def require_second_moment(
     for name, x in (("g", g), ("a", a), ("offsets", offsets)):
         if x is not None:
             require_beside(name, x, "out", out)
-    require_apart("out", out, {"g": g, "a": a})
+    require_apart("out", out, {"g": g, "a": a, "offsets": offsets})
     if offsets is None:
         return
     require_dtype("offsets", offsets, torch.int64)

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from curvedit.kernels.contract import in_memory, in_order
 from curvedit.kernels.second_moment_accumulate_torch import accumulate_tokens
 
 ROWS, COLUMNS, STEP = 64, 128, 16  # of a tile; tokens per step
@@ -82,11 +83,12 @@ def second_moment_accumulate(
     if not out.numel():
         return
     rows, columns = out.shape
+    g, a = in_memory(g), in_memory(a)
     second_moment_kernel[(triton.cdiv(columns, COLUMNS), triton.cdiv(rows, ROWS))](
         out,
         g,
         a,
-        offsets.to(out.device),
+        in_order(offsets),
         len(offsets) - 1,
         rows,
         columns,

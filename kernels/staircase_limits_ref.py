@@ -1,6 +1,7 @@
 """Reference of ``staircase_limits``: sort every product."""
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ def staircase_limits(
     keep_mass: float,
 ) -> tuple[Tensor, float, int, float]:
     """Return limits (m,) int32, the smallest kept product, the number kept and the share kept."""
+    (lam, up), (mu, along) = _scaled(lam), _scaled(mu)
     products = (lam[:, None] * mu).flatten()
     ordered, order = products.sort(descending=True, stable=True)
     mass = ordered.cumsum(0)
@@ -24,7 +26,22 @@ def staircase_limits(
     share = float(mass[kept - 1] / mass[-1]) if kept else 0.0
     return (
         limits,
-        float(ordered[kept - 1]) if kept else math.inf,
+        _unscaled(float(ordered[kept - 1]), up + along) if kept else math.inf,
         kept,
         1.0 if keep_mass >= 1 else share,
     )
+
+
+def _scaled(spectrum: Tensor) -> tuple[Tensor, int]:
+    """The spectrum over the power of two above its largest value, and that power's exponent."""
+    exponent = math.frexp(float(spectrum[0]))[1]
+    half = exponent // 2  # the power itself may be no double
+    return spectrum * 2.0**-half * 2.0 ** (half - exponent), exponent
+
+
+def _unscaled(product: float, exponent: int) -> float:
+    """The product in the spectra's own unit, or the nearest positive double."""
+    try:
+        return max(math.ldexp(product, exponent), math.ulp(0.0)) if product > 0 else product
+    except OverflowError:
+        return sys.float_info.max

@@ -20,6 +20,8 @@ def _require_bases(w: Tensor, u_out: Tensor, u_in: Tensor, values: bool) -> None
         raise ValueError(
             f"w: expected shape (d_out, d_in) or (batch, d_out, d_in), got {tuple(w.shape)}"
         )
+    if not w.is_floating_point():
+        raise TypeError(f"w: expected a floating-point dtype, got {w.dtype}")
     *batch, rows, columns = w.shape
     for name, basis, size in (("u_out", u_out, rows), ("u_in", u_in, columns)):
         if tuple(basis.shape) != (*batch, size, size):

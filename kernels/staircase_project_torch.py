@@ -85,7 +85,7 @@ def _project(w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor) -> Tensor:
         return (
             dense.staircase_project(w.to(u_out.dtype), u_out, u_in, limits)
             if todo.operations
-            else w.to(u_out.dtype)
+            else w.to(u_out.dtype, copy=True)
         )
     sign, is_first = (-1, False) if todo.is_complement else (1, True)
     result = (

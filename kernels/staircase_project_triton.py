@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from curvedit.kernels.contract import in_memory
 from curvedit.kernels.staircase_project_plan import Part, Plan, plan
 
 ROWS, COLUMNS, DEPTH = 64, 128, 16  # of a tile; depth per step
@@ -236,7 +237,8 @@ def _chunks(plans: Sequence[Plan]) -> list[_Chunk]:
         parts = [
             next((part for part in found.parts if part.by_rows == by_rows), None) for found in plans
         ]
-        for start in range(0, max(len(part.begin) if part else 0 for part in parts), CHUNK):
+        longest = max((len(part.begin) for part in parts if part), default=0)
+        for start in range(0, longest, CHUNK):
             spans = [_span(part, start) for part in parts]
             lines = max(map(len, spans))
             padded = np.stack([np.pad(span, ((0, lines - len(span)), (0, 0))) for span in spans])
@@ -268,6 +270,7 @@ def _plans(w: Tensor, limits: Tensor, *, complement: bool | None = None) -> list
 def _batched(
     w: Tensor, u_out: Tensor, u_in: Tensor, limits: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    w, u_out, u_in = in_memory(w), in_memory(u_out), in_memory(u_in)
     if w.ndim == 3:
         return w, u_out, u_in, limits
     return w[None], u_out[None], u_in[None], limits[None]

@@ -58,7 +58,7 @@ def require_syrk(
             raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
         require_beside(name, tensor, "x", x)
     require_contiguous(names[0], out)
-    require_apart(names[0], out, {"x": x, names[1]: weight})
+    require_apart(names[0], out, {"x": x, names[1]: weight, "offsets": offsets})
     if values and has_values(x):
         if offsets is not None:
             require_offsets(offsets, x.shape[0])

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from curvedit.kernels.contract import in_memory, in_order
 from curvedit.kernels.splits import in_two_calls, shares_of
 from curvedit.kernels.tiles import TILE, tile_count
 
@@ -171,20 +172,23 @@ def syrk_accumulate(
     tiles, groups = tile_count(x.shape[1]), 1 if offsets is None else out.shape[0]
     shares = shares_of(tiles * groups, x.shape[0] // max(1, groups), _processors(x.device))
     parts = out.new_empty(shares, *out.shape) if shares > 1 else None
+    x = in_memory(x)
+    is_weighted, is_grouped = weight is not None, offsets is not None
+    weight, offsets = (x if each is None else in_order(each) for each in (weight, offsets))
     longest = triton.cdiv(triton.cdiv(x.shape[0], shares), step) * step
     for past in range(0, longest if out.numel() else 0, FLUSH):
         syrk_accumulate_kernel[(tiles, groups, shares)](
             out if parts is None else parts,
             x,
-            x if weight is None else weight,
-            x if offsets is None else offsets,
+            weight,
+            offsets,
             x.shape[0],
             past,
             x.shape[1],
             x.stride(0),
             x.stride(1),
-            WEIGHTED=weight is not None,
-            GROUPED=offsets is not None,
+            WEIGHTED=is_weighted,
+            GROUPED=is_grouped,
             SPLIT=parts is not None,
             UPCAST=_interpreted() and x.dtype != torch.float32,
             TILE=TILE,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import curvedit._C as _C
+from curvedit.kernels.contract import in_memory, in_order
 from curvedit.kernels.second_moment_accumulate_torch import accumulate_tokens
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -23,7 +24,7 @@ def syrk_accumulate(
 
     A token of weight 0 is not read. Uses as many threads as torch (``torch.get_num_threads()``).
     """
-    weight = None if weight is None else weight.contiguous()
+    x, weight = in_memory(x), None if weight is None else in_order(weight)
     _C.syrk_accumulate([(out.data_ptr(), _address(weight))], *_tokens(x, offsets))
 
 
@@ -36,7 +37,7 @@ def syrk_accumulate_pair(
     offsets: Tensor | None = None,  # (groups + 1,) int64
 ) -> None:
     """Add ``sum_t x_t x_t^T`` to ``out`` and the weighted sum to ``out_weighted``, in one pass."""
-    weight, mask = weight.contiguous(), None if mask is None else mask.contiguous()
+    x, weight, mask = in_memory(x), in_order(weight), None if mask is None else in_order(mask)
     sums = [(out.data_ptr(), _address(mask)), (out_weighted.data_ptr(), _address(weight))]
     _C.syrk_accumulate(sums, *_tokens(x, offsets))
 
@@ -55,6 +56,7 @@ def second_moment_accumulate(
     if offsets is None:
         accumulate_tokens(out, g, a)
         return
+    g, a = in_memory(g), in_memory(a)
     _C.second_moment_accumulate(
         out.data_ptr(), _source(g), _source(a), offsets.tolist(), torch.get_num_threads()
     )
@@ -71,7 +73,7 @@ def staircase_limits(
         ``limits`` (d_out,) int32 (row ``i`` keeps columns ``0 … limits[i] - 1``), the smallest kept
         product, the number kept, and the share of the sum actually kept.
     """
-    lam, mu = lam.contiguous(), mu.contiguous()
+    lam, mu = in_order(lam), in_order(mu)
     limits = torch.empty(lam.shape[0], dtype=torch.int32)
     threshold, kept, mass = _C.staircase_limits(
         lam.data_ptr(), lam.shape[0], mu.data_ptr(), mu.shape[0], keep_mass, limits.data_ptr()

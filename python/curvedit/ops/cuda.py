@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import curvedit._C as _C
+from curvedit.kernels.contract import in_memory, in_order
 from curvedit.kernels.splits import in_two_calls, shares_of
 from curvedit.kernels.tiles import tile_count
 
@@ -38,7 +39,8 @@ def launch(
     """Queue the generic kernel, or Hopper's, which takes no weights and aligned rows only."""
     tokens, dim = x.shape
     groups = 1 if offsets is None else out.shape[0]
-    weight = None if weight is None else weight.contiguous()
+    x, weight = in_memory(x), None if weight is None else in_order(weight)
+    offsets = None if offsets is None else in_order(offsets)
     with torch.cuda.device(x.device):
         processors = torch.cuda.get_device_properties(x.device).multi_processor_count
         splits = shares_of(tile_count(dim) * groups, tokens // max(1, groups), processors)
@@ -47,7 +49,7 @@ def launch(
             out.data_ptr(),
             x.data_ptr(),
             0 if weight is None else weight.data_ptr(),
-            0 if offsets is None else offsets.contiguous().data_ptr(),
+            0 if offsets is None else offsets.data_ptr(),
             0 if partial is None else partial.data_ptr(),
             _DTYPES[x.dtype],
             tokens,
