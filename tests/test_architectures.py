@@ -51,12 +51,12 @@ def truth(model, batches):
     """Sums and counts of every linear map that a loss depends on, from whole backward passes."""
     torch.set_default_dtype(torch.float64)
     try:
-        return _truth(copy.deepcopy(model).double(), batches)
+        return autograd(copy.deepcopy(model).double(), batches)
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def _truth(twin, batches):
+def autograd(twin, batches):
     if hasattr(twin, "set_experts_implementation") and twin._can_set_experts_implementation():
         twin.set_experts_implementation("eager")  # the others take no float64
     calls = {}
@@ -75,7 +75,7 @@ def _truth(twin, batches):
     for batch in batches:
         calls.clear()
         inputs = {
-            key: x.double() if x.is_floating_point() else x
+            key: x.to(next(twin.parameters()).dtype) if x.is_floating_point() else x
             for key, x in batch.items()
             if key != "labels"
         }
@@ -101,14 +101,23 @@ def is_decoder(model):
     return type(model).__name__.endswith(("CausalLM", "LMHeadModel"))
 
 
-def assert_factors(factors, expected, tolerance=1e-5):
+def assert_factors(factors, expected, model, batches):
+    """To 1e-5 of float64, or twice as far as plain float32 autograd where that is further off."""
+    plain = None
     for name in factors:
         *sums, count = expected[name]
         assert factors[name].tokens == count, name
-        for kind, want in zip(KINDS, sums, strict=True):
-            got = factors.mean(kind, name).double()
-            error = float((got - want / count).norm() / (want / count).norm())
-            assert error < tolerance, f"{kind} of {name} is off by {error:.1e}"
+        for number, (kind, want) in enumerate(zip(KINDS, sums, strict=True)):
+            error = distance(factors.mean(kind, name), want / count)
+            if error >= 1e-5:
+                plain = plain or autograd(copy.deepcopy(model), batches)
+                of_name = next(its for key, its in plain.items() if name.endswith(key))
+                allowed = 2 * distance(of_name[number], want)
+                assert error < min(allowed, 1e-3), f"{kind} of {name} is off by {error:.1e}"
+
+
+def distance(got, want):
+    return float((got.double() - want.double()).norm() / want.double().norm())
 
 
 def untied(model):
@@ -161,7 +170,7 @@ def test_factors_are_those_of_plain_autograd(prepared):
     for chosen in (in_blocks, targets):  # alone they are fitted block by block
         factors = fit(case, model, batches, chosen)
         assert list(factors) == chosen
-        assert_factors(factors, expected)
+        assert_factors(factors, expected, model, batches)
     for target in odd:
         assert_right_or_refused(case, model, batches, target, expected)
 
@@ -173,7 +182,7 @@ def assert_right_or_refused(case, model, batches, target, expected):
         if not re.fullmatch(rf"targets: '{target}': .* leave this target out", str(error)):
             raise
     else:
-        assert_factors(factors, expected)
+        assert_factors(factors, expected, model, batches)
 
 
 def test_a_map_that_the_loss_does_not_reach_is_named(prepared):
@@ -280,7 +289,7 @@ def test_wrapped_models(wrapping, name):
     assert targets
     factors = fit(case, wrapped, batches, targets)
     assert list(factors) == targets
-    assert_factors(factors, expected)
+    assert_factors(factors, expected, model, batches)
 
 
 def test_an_encoder_decoder_is_refused():

@@ -16,6 +16,15 @@ from curvedit.models import weight_of
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """More threads only wait for each other on matrices this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def distance(got, want):
     return float((got.double() - want.double()).norm() / want.double().norm())
 
@@ -57,6 +66,19 @@ def test_a_checkpoint_holds_the_edit(kind, criterion, scale, tmp_path):
         got, want = weight_of(after.get_submodule(name)), edited(before, selection, name, scale)
         assert distance(got, want) < 2e-6, name
         assert distance(got, before) > 1e-3, name
+
+
+def test_a_sweep_on_disk_holds_each_edit(tmp_path):
+    model, factors = fitted("llama")
+    model.save_pretrained(tmp_path / "model")
+    places = {share: tmp_path / f"keep-{share}" for share in (0.2, 0.4, 0.8)}
+    selections = [curvedit.rank(factors, keep_mass=share, progress=False) for share in places]
+    list(curvedit.project_each(tmp_path / "model", selections, out=list(places.values())))
+    for place, selection in zip(places.values(), selections, strict=True):
+        after = type(model).from_pretrained(place)
+        for name in selection:
+            want = edited(weight_of(model.get_submodule(name)), selection, name, 0.0)
+            assert distance(weight_of(after.get_submodule(name)), want) < 2e-6, (place, name)
 
 
 def test_a_half_precision_checkpoint_is_rounded_once(tmp_path):
@@ -170,6 +192,7 @@ class Chain(nn.Module):
         return x
 
 
+@pytest.mark.filterwarnings("ignore:the model is not run block by block:UserWarning")
 def test_blocks_that_are_fitted_whole_are_fitted_right():
     with torch.random.fork_rng():
         torch.manual_seed(0)
