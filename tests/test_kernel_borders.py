@@ -244,6 +244,14 @@ def test_weights_and_bases_are_real(op, name, dtype):
         ops.choose(op, *case.values())
 
 
+@pytest.mark.parametrize("column", range(0, 64, 4))
+def test_sixteen_columns_of_a_basis_are_sampled(column):
+    case = staircase(64, 6)
+    case["u_out"][:, column] *= 1.01
+    with pytest.raises(ValueError, match="u_out: expected orthonormal columns"):
+        ops.choose("staircase_project", *case.values())
+
+
 @everywhere("staircase_project", *HALVES, "masked_project")
 @pytest.mark.parametrize("kept", ["all", "nothing"])
 def test_a_result_is_memory_of_its_own(op, backend, kept):

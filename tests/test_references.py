@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import curvedit
+from curvedit.evaluation.bootstrap import ratio
 from curvedit.models import weight_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
@@ -230,3 +231,13 @@ def test_neither_batching_nor_order_changes_a_factor(labels):
             assert factors[name].tokens == expected[name].tokens
             for kind in ("A", "G", "A_w", "G_w"):
                 assert distance(factors.mean(kind, name), expected.mean(kind, name)) < 1e-5
+
+
+def test_an_interval_holds_the_middle_95_percent():
+    """Of the mean of many units it is 1.96 standard errors to either side."""
+    units = np.random.default_rng(0).normal(3.0, 2.0, 2000)
+    found = ratio(units, resamples=4000, seed=0)
+    error = units.std() / len(units) ** 0.5
+    assert found.value == pytest.approx(units.mean())
+    assert (found.value - found.low) / error == pytest.approx(1.96, rel=0.05)
+    assert (found.high - found.value) / error == pytest.approx(1.96, rel=0.05)

@@ -85,6 +85,6 @@ def test_planted_faults_are_seen(tmp_path, fault):
         )
 
 
-def test_shared_memory_fits():
-    stages, stage, barriers, alignment = 6, 2 * 64 * 128 * 2, 2 * 8, 1024
-    assert stages * (stage + barriers) + alignment <= on_host.SHARED["90a"]
+def test_shared_memory_fits(program):
+    """What the launch asks for; that no more is used is checked by running it."""
+    assert 0 < int(on_host.run(program, "shared").stdout) <= on_host.SHARED["90a"]

@@ -20,6 +20,8 @@ int run(const Case& c) {
 }  // namespace
 
 int main(int count, char** words) {
+  if (count == 2 && std::string(words[1]) == "shared")
+    return std::printf("%d\n", wgmma::kShared) < 0;
   if (count != 7) return 2;
   const Case c{std::atoll(words[1]), std::atoi(words[2]), false, true, std::atoi(words[4]),
                std::atoi(words[5]),  std::atoll(words[6])};
