@@ -46,17 +46,15 @@ def read_record(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged.
     """
-    document = read_document("model", Path(path), "project again")
-    parts = (
-        [document.get(key) for key in ("recipe", "targets")] if isinstance(document, dict) else [0]
-    )
-    entries = parts[-1].values() if isinstance(parts[-1], dict) else [0]
-    if not all(isinstance(part, dict) for part in (*parts, *entries)):
+    document: dict[str, Any] = read_document("model", Path(path), "project again")
+    if not _is_record(document):
         raise ValueError(f"model: expected the record of an edit, got {path}; project again")
     return document
 
 
-def _is_record(document: dict[str, Any]) -> bool:
+def _is_record(document: Any) -> bool:
+    if not isinstance(document, dict):
+        return False
     recipe, targets = document.get("recipe"), document.get("targets")
     return (
         isinstance(recipe, dict)
