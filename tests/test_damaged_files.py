@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 import curvedit
 from curvedit import Factors, Report, image_batches, load_selection
-from curvedit.cli.config import ConfigError, options_from, read_yaml
+from curvedit.cli.config import ConfigError, options_from
+from curvedit.cli.yaml_files import read_yaml
 from curvedit.cli.fit import FIT
 from curvedit.models import weight_hash
 from curvedit.projection import places

@@ -40,6 +40,7 @@ FLAGS = {
         --no-weighted sets weighted = True (no argument)
         --corrected of sequence|position
         --inputs-on DEVICE
+        --min-coverage SHARE as float = 0.0
         {LOADING_AND_DATA}
         {NO_PROGRESS}
     """,

@@ -10,6 +10,7 @@ from curvedit.cli.config import record
 from curvedit.cli.inputs import add_data_flags, add_loading_flags, batches, load_model
 from curvedit.cli.places import require_device, require_place, require_room
 from curvedit.cli.skeleton import read_skeleton, require_data_fits
+from curvedit.cli.tables import coverage_table
 from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag, require_at_least
 
 
@@ -59,6 +60,13 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DEVICE",
         help="where block inputs wait for the backward pass, for example cpu",
     )
+    parser.add_argument(
+        "--min-coverage",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="fail unless the targets hold this share of the parameters, from 0 to 1 (0)",
+    )
     add_loading_flags(parser)
     add_data_flags(parser)
     add_progress_flag(parser)
@@ -74,6 +82,7 @@ def _prepare(options: Options) -> Job:
         chosen = models.find_targets(skeleton.modules, options.targets)
         shapes = [models.weight_of(module).shape for module in chosen.values()]
         require_room(out, _least_bytes(shapes, options))
+        fitting.require_coverage(skeleton.modules, chosen, options.min_coverage)
     data = batches(options.data, options)
     require_data_fits("data", skeleton, data)
     return lambda: _fit(options, out, data)
@@ -104,14 +113,15 @@ def _fit(options: Options, out: Path, data: Iterable[Any]) -> Result:
         weighted=options.weighted,
         corrected=options.corrected,
         positions=options.positions,
+        min_coverage=options.min_coverage,
         inputs_on=options.inputs_on,
         progress=options.progress,
     )
     factors.save(out)
     record(options, out)
     facts = factors.provenance
-    text = (
-        f"{out}: {len(factors)} targets, "
+    text = coverage_table(facts["coverage"]) + (
+        f"\n{out}: {len(factors)} targets, "
         f"{facts['coverage']['parameters']:.0%} of the parameters, "
         f"from {facts['positions']:,} positions in {facts['seconds']:.1f} s, "
         f"peak {facts['peak_memory_bytes'] / 2**30:.2f} GiB"

@@ -7,7 +7,13 @@ from pathlib import Path
 import yaml
 
 from curvedit.cli.places import RECORD, kind_of, read_record
-from curvedit.cli.tables import edit_table, factors_table, selection_facts, selection_table
+from curvedit.cli.tables import (
+    coverage_table,
+    edit_table,
+    factors_table,
+    selection_facts,
+    selection_table,
+)
 from curvedit.cli.verb import Job, Options, Result, Verb
 from curvedit.factors import Factors
 from curvedit.report import Report
@@ -74,7 +80,13 @@ def _edited(path: Path) -> Result:
 def _factors(path: Path) -> Result:
     factors = Factors.load(path)
     facts = {key: value for key, value in factors.provenance.items() if key != "warnings"}
+    table = facts.get("coverage", {}).get("table")
+    if table is not None:
+        facts["coverage"] = {
+            key: facts["coverage"][key] for key in facts["coverage"] if key != "table"
+        }
     text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+    text += "" if table is None else coverage_table({"table": table}) + "\n"
     targets = {
         name: {"shape": target.shape, "positions": target.tokens}
         for name, target in factors.targets.items()

@@ -10,6 +10,25 @@ from curvedit.meter import peak_memory
 from curvedit.ops import plan
 from curvedit.selection import Selection
 
+_SMALL = 0.005  # share of the parameters
+
+
+def coverage_table(coverage: Mapping[str, Any]) -> str:
+    """One line for each kind of parameter: its share of the model, and why it is not fitted.
+
+    What is not fitted and holds less than half a percent is summed up in the last line.
+    """
+    total = max(1, sum(row["parameters"] for row in coverage["table"]))
+    lines, rest = [], 0
+    for row in coverage["table"]:
+        share = row["parameters"] / total
+        if row["fitted"] or share >= _SMALL:
+            state = "fitted" if row["fitted"] else f"not fitted: {row['why']}"
+            lines.append(f"{share:6.1%}  {row['name']} ({row['kind']})  {state}")
+        else:
+            rest += row["parameters"]
+    return "\n".join([*lines, f"{rest / total:6.1%}  all others  not fitted"])
+
 
 def selection_table(selection: Selection) -> str:
     """The recipe, then one line per target: what is kept of it."""

@@ -1,6 +1,7 @@
 """Stage 1, fit: a model and batches of data in, Factors out."""
 
+from curvedit.fitting.provenance import require_coverage
 from curvedit.fitting.second_pass import PER
 from curvedit.fitting.stage import fit
 
-__all__ = ["PER", "fit"]
+__all__ = ["PER", "fit", "require_coverage"]

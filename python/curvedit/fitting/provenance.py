@@ -85,33 +85,38 @@ def notes_of(run: Run, targets: str | Sequence[str]) -> list[str]:
     return notes
 
 
-def coverage_of(
-    model: nn.Module, modules: Mapping[str, nn.Module], idle: Iterable[str] = ()
-) -> Any:
+def require_coverage(
+    model: nn.Module, modules: Mapping[str, nn.Module], least: float, idle: Iterable[str] = ()
+) -> dict[str, Any]:
     """Return how much of a model is fitted, and what of it is not and why.
 
-    ``parameters`` is a share; tied parameters count once.
+    Args:
+        model: Any module; tied parameters count once.
+        modules: The targets.
+        least: Share of the parameters that they must hold, from 0 to 1.
+        idle: Names of targets that were never called, and so do not count.
+
+    Returns:
+        The entry of the provenance: ``targets`` and ``linear_maps`` count, ``parameters`` is a
+        share, ``table`` lists all parameters by module and kind.
+
+    Raises:
+        ValueError: the targets hold less; the message names the largest parameters left out.
     """
+    if not 0 <= least <= 1:
+        raise ValueError(f"min_coverage: expected a share from 0 to 1, got {least!r}")
     rows = coverage_rows(model, modules, idle=frozenset(idle))
+    share = fitted_share(rows)
+    if share < least:
+        left = [row for row in rows if not row.fitted][:3]
+        listed = "; ".join(f"{row.name} ({row.parameters:,}): {row.why}" for row in left)
+        raise ValueError(
+            f"min_coverage: expected targets with at least {least:.1%} of the parameters, "
+            f"got {share:.1%}; not fitted are {listed}"
+        )
     return {
         "targets": len(modules),
         "linear_maps": sum(is_linear_map(module) for module in model.modules()),
-        "parameters": round(fitted_share(rows), 4),
+        "parameters": round(share, 4),
         "table": [row.to_json() for row in rows],
     }
-
-
-def require_coverage(coverage: Mapping[str, Any], least: float) -> None:
-    """Refuse a fit of less than a share of the parameters.
-
-    Raises:
-        ValueError: fewer are fitted; the message names the largest kinds that are not.
-    """
-    if coverage["parameters"] >= least:
-        return
-    left = [row for row in coverage["table"] if not row["fitted"]][:3]
-    listed = "; ".join(f"{row['name']} ({row['parameters']:,}): {row['why']}" for row in left)
-    raise ValueError(
-        f"min_coverage: expected targets with at least {least:.1%} of the parameters, "
-        f"got {coverage['parameters']:.1%}; not fitted are {listed}"
-    )

@@ -14,7 +14,6 @@ from curvedit.fitting.moments import Moments
 from curvedit.fitting.objective import LossFunction, Objective
 from curvedit.fitting.observer import Observer
 from curvedit.fitting.provenance import (
-    coverage_of,
     notes_of,
     provenance_of,
     require_coverage,
@@ -127,10 +126,8 @@ def fit(
                 "sample from, got 'sampled'"
             )
         task = "custom"
-    if not 0 <= min_coverage <= 1:
-        raise ValueError(f"min_coverage: expected a share from 0 to 1, got {min_coverage!r}")
     modules = find_targets(model, targets)
-    require_coverage(coverage_of(model, modules), min_coverage)
+    require_coverage(model, modules, min_coverage)
     for name, module in modules.items():
         if module.weight.is_meta:
             raise ValueError(
@@ -151,8 +148,8 @@ def fit(
     with metered(device) as meter, frozen(model), observer.attached():
         run.over(batches, task, shown=progress, what="fit")
     notes = notes_of(run, targets)
-    coverage = coverage_of(model, modules, [name for name in modules if not observer.tokens[name]])
-    require_coverage(coverage, min_coverage)
+    idle = [name for name in modules if not observer.tokens[name]]
+    coverage = require_coverage(model, modules, min_coverage, idle)
     fitted = {
         name: Target(
             _shape(module), observer.leaders[name], observer.tokens[name], *fingerprint(module)
