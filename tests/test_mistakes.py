@@ -1,6 +1,7 @@
 """Mistakes that people make: one line that says what to do, and nothing on disk."""
 
 import json
+import shutil
 
 import models
 import pytest
@@ -68,6 +69,8 @@ def write_what_is_wrong(directory):
     for name, text in files.items():
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(text)
+    shutil.copytree(directory / "report", directory / "torn-reference")
+    (directory / "torn-reference/ndcg10_reference.safetensors").write_bytes(b"torn")
     (directory / "latin.txt").write_bytes("déjà vu".encode("latin-1"))
 
 
@@ -168,6 +171,7 @@ REFUSED = {
     "inspect nothing": ("inspect nowhere", "path: expected", "nothing that exists"),
     "a checkpoint": ("inspect model", "path: expected", "a checkpoint"),
     "damaged report": ("inspect torn-report", "report: expected JSON", "report.json"),
+    "damaged reference": ("inspect torn-reference", "damaged|reference"),
     "one to merge": ("merge --factors factors", "factors: expected two or more, got only"),
     "merged with a selection": ("merge --factors factors selection", "factors: expected a factor"),
     "merged into something": (
@@ -188,7 +192,8 @@ def listing(directory):
 def here(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    return place
+    yield place
+    shutil.rmtree(place / "new", ignore_errors=True)
 
 
 def refusal(words, capsys):
