@@ -86,7 +86,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write a file to; rename it over ``path`` at the end.
+    """Yield the path of a file to write; rename it over ``path`` at the end.
 
     On any exception it is removed, and ``path`` stays as it was. Writers of one file wait for each
     other.
@@ -99,10 +99,11 @@ def new_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
         FileExistsError: another writer did not end within a minute.
     """
     with _locked(str(path), path, patience=60.0) as part:
-        yield part
+        part.mkdir()  # safetensors puts a file of its own beside the one it writes
+        yield part / "file"
         if replace or not path.exists():
-            _sync(part)
-            part.replace(path)
+            _sync(part / "file")
+            (part / "file").replace(path)
             _sync(path.parent)
 
 
@@ -158,9 +159,12 @@ def _locked(name: str, final: Path, *, patience: float = 0.0) -> Iterator[Path]:
         yield part
     finally:
         _remove(part)
+        if fcntl is None:  # where open files cannot be removed, and the lock's existence counts
+            os.close(descriptor)
         with contextlib.suppress(OSError):
             lock.unlink()
-        os.close(descriptor)
+        if fcntl is not None:
+            os.close(descriptor)
 
 
 def _acquire(name: str, final: Path, lock: Path, patience: float) -> int:

@@ -1,6 +1,7 @@
 """The parameters of a checkpoint's model by name, with ties, from its config alone."""
 
 import contextlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +17,9 @@ def parameter_names(directory: Path) -> Mapping[str, frozenset[str]] | None:
     missing, or has no class that ``config.json`` names and that can be made from it.
     """
     model = None
-    with contextlib.suppress(Exception):  # whatever a class of another package raises
+    # Whatever a class of another package raises, or warns of.
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         architecture, config = model_class(directory)
         with torch.device("meta"):
             model = architecture(config)
