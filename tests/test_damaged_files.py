@@ -13,10 +13,10 @@ import yaml
 from safetensors.torch import save_file
 
 import curvedit
-from curvedit import Factors, Report, image_batches, load_selection
+from curvedit import Factors, Passages, Report, image_batches, load_selection, token_batches
 from curvedit.cli.config import ConfigError, options_from
-from curvedit.cli.yaml_files import read_yaml
 from curvedit.cli.fit import FIT
+from curvedit.cli.yaml_files import read_yaml
 from curvedit.models import weight_hash
 from curvedit.projection import places
 from curvedit.projection.checkpoint_files import read_checkpoint
@@ -142,6 +142,16 @@ READERS = {
     "shards/model-1.safetensors": (TENSORS, read_model("shards"), True),
     "shards/model.safetensors.index.json": (JSON, read_model("shards"), True),
     "config.yaml": (mutations.of_bytes, read_settings, False),
+    "data.jsonl": (
+        mutations.of_lines,
+        lambda p: list(token_batches(p / "data.jsonl")) and None,
+        False,
+    ),
+    "passages.jsonl": (
+        mutations.of_lines,
+        lambda p: Passages.read(p / "passages.jsonl", prefix=3, suffix=2) and None,
+        False,
+    ),
     "images.safetensors": (
         TENSORS,
         lambda p: image_batches(p / "images.safetensors") and None,
