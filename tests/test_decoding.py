@@ -177,13 +177,13 @@ def test_text_reads_alike_padded_and_wrapped(kind):
             assert float(got) == pytest.approx(total, rel=1e-4), size
 
 
-def test_on_a_cpu_small_batches_are_decoded_together():
+def test_each_step_reads_one_token_of_each_passage():
     model, sizes = build("llama"), []
     model.register_forward_pre_hook(
-        lambda _, __, given: sizes.append(len(given["input_ids"])), with_kwargs=True
+        lambda _, __, given: sizes.append(tuple(given["input_ids"].shape)), with_kwargs=True
     )
-    greedy_continuations(model, passages(), batch_size=1)
-    assert sizes == [1] + [6] * 8  # whether it has a cache, then a step for each token
+    greedy_continuations(model, passages(), batch_size=1)  # few are decoded together on a CPU
+    assert sizes == [(1, 1), (6, 12)] + [(6, 1)] * 7  # the first asks whether there is a cache
 
 
 def test_progress_counts_the_tokens(capsys, monkeypatch):

@@ -25,7 +25,7 @@ from curvedit.meter import progress as progress_of
 from curvedit.models import accepts, call, device_of, language_logits, measuring, require_fits
 
 # What transformers calls the argument and the output, by version and kind of model.
-_CACHES = ("past_key_values", "cache", "cache_params")
+_CACHES = ("cache", "past_key_values", "cache_params")
 _ROWS = 32  # least number of passages decoded together on a CPU
 
 
