@@ -154,7 +154,20 @@ def demo():
                 "" if name == "before" else f"{change:+.1f} %",
             ]
         )
-    return table(["", "recited, strict", "loose", "held-out perplexity", "change"], rows)
+    head = ["", "recited, strict", "loose", "held-out perplexity", "change"]
+    if "matched_increase" in report["after"]:  # older records have none
+        head.append("change where 5 % are recited")
+        for row, (_, side) in zip(rows, sides, strict=True):
+            row.append(interval(side.get("matched_increase")))
+    return table(head, rows)
+
+
+def interval(metric):
+    """A change in per cent with its 95 % interval; empty for none."""
+    if metric is None:
+        return ""
+    value, low, high = (100 * metric[key] for key in ("value", "low", "high"))
+    return f"{value:+.1f} % ({low:+.1f} … {high:+.1f})"
 
 
 def filled(text):
