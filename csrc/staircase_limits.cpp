@@ -29,7 +29,9 @@ struct Scaled {
 
   Scaled(const double* from, std::ptrdiff_t size) : values(from, from + size) {
     if (size) std::frexp(values[0], &exponent);
-    for (double& value : values) value = std::ldexp(value, -exponent);
+    const int half = exponent / 2;  // in two steps, because the power itself may be no double
+    const double first = std::ldexp(1.0, -half), second = std::ldexp(1.0, half - exponent);
+    for (double& value : values) value = value * first * second;
   }
 };
 

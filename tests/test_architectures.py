@@ -219,7 +219,15 @@ def test_the_share_of_a_mixture_that_was_fitted_is_stated(name):
     factors = fit(case, model, architectures.batches(case.inputs), ["*.self_attn.o_proj"])
     fitted = sum(model.get_parameter(f"{target}.weight").numel() for target in factors)
     total = sum(parameter.numel() for parameter in model.parameters())
-    assert factors.provenance["coverage"]["parameters"] == pytest.approx(fitted / total, abs=1e-4)
+    coverage = factors.provenance["coverage"]
+    assert coverage["parameters"] == pytest.approx(fitted / total, abs=1e-4)
+    table = coverage["table"]
+    assert sum(row["parameters"] for row in table) == total
+    assert sum(row["parameters"] for row in table if row["fitted"]) == fitted
+    assert all(row["why"] for row in table if not row["fitted"])
+    experts = [row for row in table if ".experts." in row["name"]]
+    assert experts
+    assert not any(row["fitted"] for row in experts)
     assert fitted / total < 0.5
 
 

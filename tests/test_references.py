@@ -12,7 +12,8 @@ from torch import nn
 
 import curvedit
 from curvedit.evaluation.bootstrap import ratio
-from curvedit.models import weight_of
+from curvedit.evaluation.decoding import greedy_continuations
+from curvedit.models import weight_hash, weight_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
@@ -178,6 +179,33 @@ def test_chance_treats_no_two_targets_alike():
     factors = curvedit.Factors.from_moments(same)
     selection = curvedit.rank(factors, keep_mass=0.5, criterion="random", progress=False)
     assert not torch.equal(selection["one"].mask, selection["two"].mask)
+
+
+def test_padded_passages_are_continued_as_each_alone():
+    """In a model whose next token hangs on all the tokens before it, new ones included."""
+    model = models.build("llama")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.mul_(30)
+    prefixes = [models.draw(length, seed=length) for length in (3, 11, 6, 1, 8, 14)]
+    passages = curvedit.Passages(prefixes, [models.draw(12, seed=90 + i) for i in range(6)])
+    found = greedy_continuations(model, passages, batch_size=6)
+    for prefix, got in zip(prefixes, found, strict=True):
+        ids = torch.tensor([prefix])
+        with torch.no_grad():
+            for _ in range(12):
+                best = model(input_ids=ids, use_cache=False).logits[:, -1:].argmax(-1)
+                ids = torch.cat([ids, best], dim=1)
+        assert list(got) == ids[0, len(prefix) :].tolist()
+
+
+def test_a_hash_tells_shapes_and_dtypes_apart():
+    flat = torch.zeros(2, 6)
+    others = (flat.view(3, 4), flat.view(6, 2), torch.zeros(2, 12).bfloat16())
+    assert len({weight_hash(weight) for weight in (flat, *others)}) == 4
+    assert weight_hash(torch.arange(6.0).view(2, 3).mT) == weight_hash(
+        torch.tensor([[0.0, 3], [1, 4], [2, 5]])
+    )
 
 
 class Chain(nn.Module):
