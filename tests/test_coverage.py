@@ -109,7 +109,10 @@ def test_maps_that_are_never_called_are_not_covered():
 
 
 class Wrapped(torch.Tensor):
-    """A tensor of another class, as quantisation libraries use."""
+    """A tensor that is made of others, as quantisation libraries and DTensor use."""
+
+    def __tensor_flatten__(self):
+        return [], None
 
 
 def quantised(module):

@@ -305,7 +305,11 @@ def test_two_fits_of_one_model_at_once_are_refused():
     )
     thread.start()
     started.wait(30)
+    moments = {"layers.0.k": (torch.eye(WIDTH), torch.eye(WIDTH), 9)}
+    selection = curvedit.rank(curvedit.Factors.from_moments(moments), keep_mass=0.5)
     try:
+        with pytest.raises(RuntimeError, match="model: expected one that no other thread"):
+            curvedit.project(model, selection)
         for other in (model, nn.Sequential(model), model.layers[1]):
             with pytest.raises(RuntimeError, match="model: expected one that no other thread"):
                 curvedit.fit(other, [ids], targets="*", labels="data", progress=False)

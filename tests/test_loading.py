@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from curvedit.models import find_targets, load_model, load_tokenizer
+from curvedit.models import load_model, load_tokenizer
 
 
 @pytest.fixture
@@ -146,22 +146,3 @@ def test_what_is_loaded_is_asked_not_to_run_code(saved, monkeypatch):
     assert len(asked) == 3
     assert all(options["trust_remote_code"] is False for options in asked.values())
     assert asked["LlamaForCausalLM"]["use_safetensors"] is True
-
-
-class Packed(torch.Tensor):
-    """A weight of a quantising package, which is made of other tensors."""
-
-    def __tensor_flatten__(self):
-        return ["values", "scales"], None
-
-
-def test_weights_that_are_no_plain_tensors_are_named():
-    model = torch.nn.ModuleDict({"plain": torch.nn.Linear(3, 2), "packed": torch.nn.Linear(3, 2)})
-    packed = torch.randn(2, 3).as_subclass(Packed)
-    model["packed"].weight = torch.nn.Parameter(packed, requires_grad=False)
-    assert list(find_targets(model, "plain")) == ["plain"]
-    with pytest.raises(ValueError, match=r"'packed' to be a plain tensor, got Packed.*unquantised"):
-        find_targets(model, "*")
-    model["packed"] = torch.nn.Linear(3, 2, device="meta")
-    with pytest.raises(ValueError, match=r"'packed' in memory, got one on the meta device"):
-        find_targets(model, "*")

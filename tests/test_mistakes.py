@@ -164,8 +164,12 @@ REFUSED = {
         f"{EVALUATE} --baseline nowhere --text data.jsonl",
         "expected a checkpoint dir",
     ),
-    "damaged record": ("evaluate --model torn --text data.jsonl", "curvedit.json is damaged"),
-    "record of a list": ("inspect --json listed", "curvedit.json is damaged"),
+    "damaged record": ("evaluate --model torn --text data.jsonl", "expected JSON", "curvedit.json"),
+    "record of a list": (
+        "inspect --json listed",
+        "expected the record of an edit",
+        "curvedit.json",
+    ),
     # others
     "not ours": ("inspect folder", "path: expected a factor directory", "report.json", "folder"),
     "inspect nothing": ("inspect nowhere", "path: expected", "nothing that exists"),

@@ -79,7 +79,16 @@ NAMES = {
 }
 MANIFEST = {
     *("format", "status", "tool", "made_by", "model", "task", "labels", "seed", "data"),
-    *("samples", "positions", "coverage", "backward", "backend", "seconds"),
+    *(
+        "samples",
+        "positions",
+        "loss_terms",
+        "coverage",
+        "self_check",
+        "backward",
+        "backend",
+        "seconds",
+    ),
     *("peak_memory_bytes", "warnings", "targets", "files", "sha256"),
 }
 TARGET = {"shape", "inputs", "tokens", "weight_sha256", "weight_dtype"}

@@ -75,7 +75,7 @@ REFUSED = {
     "long windows": ({"evaluate": {"window": 65}}, 0, ""),  # the text has only 60 tokens
     "nothing to do": ({"evaluate": NOTHING}, 1, "expected --passages, --text or --splits, got"),
     "no passages": ({"evaluate": {"passages": "none"}}, 1, "passages: expected a .jsonl"),
-    "bad passages": ({"evaluate": {"passages": "broken.jsonl"}}, 1, "line 1 of broken.jsonl"),
+    "bad passages": ({"evaluate": {"passages": "broken.jsonl"}}, 1, "broken.jsonl:1 is not JSON"),
     "long passages": ({"evaluate": {"passages": "long.jsonl"}}, 1, "passages: expected at most 64"),
     "other ids": ({"evaluate": {"passages": "outside.jsonl"}}, 1, "passages: expected token ids"),
     "no text": ({"evaluate": {"text": "none.txt"}}, 1, "text: expected a file"),

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
-from tqdm import tqdm
 
 from curvedit.demo.corpus import WINDOW, Corpus, windows
 from curvedit.files import new_directory
+from curvedit.meter import progress as progress_of
 
 STEPS = 1000
 _BATCH, _REPEATED = 32, 10  # windows per step, and how many of them are passages
@@ -74,20 +74,21 @@ def _train(corpus: Corpus, seed: int, steps: int, progress: bool) -> Any:
         model.parameters(), lr=_RATE, betas=(0.9, 0.95), weight_decay=_DECAY, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    bar = tqdm(range(steps), desc="train", disable=None if progress else True)
-    for _ in bar:
-        repeated = corpus.passages[
-            torch.randint(len(corpus.passages), (_REPEATED,), generator=generator)
-        ]
-        ids = torch.cat([windows(corpus.training, _BATCH - _REPEATED, generator), repeated])
-        logits = model(input_ids=ids, use_cache=False).logits
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    with progress_of(steps, unit="step", what="train", shown=progress) as bar:
+        for _ in range(steps):
+            repeated = corpus.passages[
+                torch.randint(len(corpus.passages), (_REPEATED,), generator=generator)
+            ]
+            ids = torch.cat([windows(corpus.training, _BATCH - _REPEATED, generator), repeated])
+            logits = model(input_ids=ids, use_cache=False).logits
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            bar.note(f"loss {loss.item():.3f}")
+            bar.update(1)
     return model.eval()
 
 

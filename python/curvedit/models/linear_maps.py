@@ -42,7 +42,7 @@ def obstacle(module: nn.Module) -> str | None:
     weight = module._parameters.get("weight")
     if weight is None:
         return "its weight is computed from other parameters"
-    if not isinstance(weight, nn.Parameter) or type(weight.data) is not Tensor:
+    if hasattr(type(weight.data), "__tensor_flatten__"):  # made of other tensors
         return f"its weight is stored as {type(weight.data).__name__}"
     if not weight.is_floating_point() or weight.dtype.itemsize < _LEAST_BYTES:
         return f"it is quantised, {str(weight.dtype).removeprefix('torch.')}"

@@ -11,7 +11,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from curvedit.models import is_linear_map, weight_of
+from curvedit.models import exclusive, is_linear_map, weight_of
 from curvedit.projection.checkpoint_directory import edit_checkpoint
 from curvedit.projection.weight import (
     TargetEdit,
@@ -89,6 +89,7 @@ def project(
     Raises:
         ValueError: a target is missing, is not the weight the factors were fitted on, is tied to
             another parameter, or is not finite; or an argument is out of range. Nothing changed.
+        RuntimeError: another thread is fitting or measuring the model.
         FileNotFoundError: ``model`` is a path without safetensors.
         FileExistsError: ``out`` is not empty.
         OSError: ``out`` cannot be written; nothing is left behind.
@@ -107,7 +108,8 @@ def project(
         raise ValueError(
             "out: a module is edited in place; call its save_pretrained(out) afterwards"
         )
-    return _edit(_checked(model, selection.targets), selection, scale, backend, {})
+    with exclusive(model):
+        return _edit(_checked(model, selection.targets), selection, scale, backend, {})
 
 
 def project_each(
