@@ -1,7 +1,7 @@
 """Finds a model's stack of blocks by its structure, and can bypass them.
 
-The stack is the outermost ``nn.ModuleList`` with the most parameters. Whether each block passes its
-output unchanged to the next is only seen when they are called.
+The stack is the outermost ``nn.ModuleList`` with the most targets, and of equals the largest.
+Whether each block passes its output unchanged to the next is only seen when they are called.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,12 @@ def find_stack(model: nn.Module, targets: Sequence[str]) -> Stack | None:
     ]
     if not outer:
         return None
-    name = max(outer, key=lambda candidate: candidates[candidate])
+
+    def worth(candidate: str) -> tuple[int, int]:
+        inside = sum(target.startswith(f"{candidate}.") for target in targets)
+        return inside, candidates[candidate]
+
+    name = max(outer, key=worth)
     blocks = list(model.get_submodule(name).children())
     inside = [
         int(target[len(name) + 1 :].split(".")[0])
