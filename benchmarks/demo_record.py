@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from tables import RESULTS
+from tables import DEMO
 
 POLYLINES = ("limits", "values_out", "values_in")
 
@@ -29,4 +29,4 @@ if __name__ == "__main__":
         sys.exit("usage: python benchmarks/demo_record.py REPORT.json")
     record = without_polylines(json.loads(Path(sys.argv[1]).read_text()))
     text = json.dumps(record, indent=1, ensure_ascii=False)
-    (RESULTS / "demo.json").write_text(text + "\n")
+    DEMO.write_text(text + "\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 RESULTS = HERE / "results/xeon-avx512-2-cores"
+DEMO = HERE / "results/amd-avx512-2-cores/demo.json"
 
 
 def table(head, rows):
@@ -138,7 +139,7 @@ def whole_fit(found):
 
 
 def demo():
-    report = json.loads((RESULTS / "demo.json").read_text())
+    report = json.loads(DEMO.read_text())
     sides = [("before", report["before"]), ("`weighted`", report["after"])]
     sides += [(control["name"], control) for control in report["controls"]]
     base = report["before"]["perplexity"]["value"]

@@ -39,7 +39,7 @@ def test_a_missing_marker_is_an_error():
 
 
 def test_the_demo_record_has_the_numbers_and_the_recipe_but_no_polylines():
-    record = json.loads((tables.RESULTS / "demo.json").read_text())
+    record = json.loads(tables.DEMO.read_text())
     assert {"before", "after", "controls", "recipe", "hashes"} <= set(record)
     assert record["targets"]
     for target in record["targets"]:
