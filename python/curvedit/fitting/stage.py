@@ -1,14 +1,14 @@
 """Stage 1, fit: a model and batches of data in, Factors out."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from curvedit.checks import is_finite, require_choice
-from curvedit.data import TASKS
+from curvedit.data import TASKS, TokenBatches
 from curvedit.factors import Factors, Target, fingerprint
 from curvedit.fitting.moments import Moments
 from curvedit.fitting.objective import LossFunction, Objective
@@ -27,6 +27,7 @@ from curvedit.models import (
     find_stack,
     find_targets,
     frozen,
+    require_fits,
     weight_of,
 )
 
@@ -128,16 +129,9 @@ def fit(
         task = "custom"
     modules = find_targets(model, targets)
     require_coverage(model, modules, min_coverage)
-    for name, module in modules.items():
-        if module.weight.is_meta:
-            raise ValueError(
-                f"model: expected weights in memory, got that of {name!r} on the meta device; "
-                "load the model without offloading it to disk"
-            )
-        if not is_finite(weight_of(module)):
-            raise ValueError(
-                f"model: the weight of {name!r} is not finite; load an intact checkpoint"
-            )
+    _require_weights(modules)
+    if isinstance(batches, TokenBatches):
+        require_fits("batches", model, batches.longest, batches.largest)
     device = device_of(model)
     where = None if inputs_on is None else torch.device(inputs_on)
     bound = default_logits_bytes(device) if logits_bytes is None else logits_bytes
@@ -150,14 +144,9 @@ def fit(
     notes = notes_of(run, targets)
     idle = [name for name in modules if not observer.tokens[name]]
     coverage = require_coverage(model, modules, min_coverage, idle)
-    fitted = {
-        name: Target(
-            _shape(module), observer.leaders[name], observer.tokens[name], *fingerprint(module)
-        )
-        for name, module in modules.items()
-        if observer.tokens[name]
-    }
-    factors = Factors(fitted, moments.sums, provenance_of(run, batches, coverage, notes, meter))
+    factors = Factors(
+        _fitted(observer), moments.sums, provenance_of(run, batches, coverage, notes, meter)
+    )
     for note in notes:
         warnings.warn(note, stacklevel=2)
     if corrected is not None:
@@ -165,6 +154,27 @@ def fit(
     return factors
 
 
-def _shape(module: nn.Module) -> tuple[int, int]:
-    rows, columns = weight_of(module).shape
-    return rows, columns
+def _require_weights(modules: Mapping[str, nn.Module]) -> None:
+    """Refuse weights that are not in memory, or not finite."""
+    for name, module in modules.items():
+        weight = weight_of(module)
+        if weight.is_meta:
+            raise ValueError(
+                f"model: expected weights in memory, got that of {name!r} on the meta device; "
+                "load the model without offloading it to disk"
+            )
+        if not is_finite(weight):
+            raise ValueError(
+                f"model: the weight of {name!r} is not finite; load an intact checkpoint"
+            )
+
+
+def _fitted(observer: Observer) -> dict[str, Target]:
+    """Return the record of every target that was called."""
+    found = {}
+    for name, module in observer.targets.items():
+        if observer.tokens[name]:
+            rows, columns = weight_of(module).shape
+            group, tokens = observer.leaders[name], observer.tokens[name]
+            found[name] = Target((rows, columns), group, tokens, *fingerprint(module))
+    return found
