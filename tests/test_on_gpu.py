@@ -1,6 +1,8 @@
 """Every stage on a simulated GPU: it runs, matches the CPU, and records its backends."""
 
+import contextlib
 import re
+import types
 import warnings
 
 import models
@@ -310,3 +312,27 @@ def test_a_gpu_that_torch_cannot_use_is_a_reason_not_a_crash():
     for backend, why in ops.explain("syrk_accumulate", to_gpu(tiles.zeros(8)), x).items():
         if backend in ("cuda", "wgmma") and not torch.cuda.is_available():
             assert re.search("needs a GPU that torch can use|is not in this build", why)
+
+
+@pytest.mark.parametrize(("setting", "waits"), [(None, 0), ("", 0), ("1", 1)])
+def test_debugging_waits_for_the_kernel(monkeypatch, setting, waits):
+    from curvedit.kernels.tiles import zeros
+    from curvedit.ops import cuda
+
+    launched, waited = [], []
+    properties = types.SimpleNamespace(multi_processor_count=4)
+    stream = types.SimpleNamespace(cuda_stream=7)
+    monkeypatch.setattr(
+        cuda._C, "syrk_accumulate_cuda", lambda *given: launched.append(given), raising=False
+    )
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(len(launched)))
+    monkeypatch.delenv("CURVEDIT_DEBUG", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("CURVEDIT_DEBUG", setting)
+    cuda.syrk_accumulate(zeros(8), torch.ones(16, 8).bfloat16())
+    assert len(launched) == 1
+    assert 7 in launched[0]
+    assert waited == [1] * waits
