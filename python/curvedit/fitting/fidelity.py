@@ -37,6 +37,7 @@ class Fidelity:
 
     reason: str | None  # why the model cannot be run block by block; None if it can
     copied: frozenset[str]  # targets whose inputs are changed in place after they were seen
+    alone: frozenset[str]  # targets that share only some of their inputs with others
     difference: float  # largest relative difference of a factor, |streamed - whole| / |whole|
     seconds: float
 
@@ -47,6 +48,7 @@ class Fidelity:
             "seconds": round(self.seconds, 3),
             **({"reason": self.reason} if self.reason else {}),
             **({"inputs_copied": sorted(self.copied)} if self.copied else {}),
+            **({"inputs_apart": sorted(self.alone)} if self.alone else {}),
         }
 
 
@@ -79,7 +81,7 @@ def check_fidelity(
     whole = _Sketch(observer)
     with whole.observer.attached(), _computing(observer.targets):
         whole_backward(model, part, objective, whole.observer)
-    reason, difference = None, 0.0
+    reason, difference, alone = None, 0.0, whole.observer.apart
     if stack is not None:
         streamed = _Sketch(observer)
         try:
@@ -106,8 +108,10 @@ def check_fidelity(
                     "ordinary backward pass, so something else than the hidden state passes "
                     "between the blocks"
                 )
+            else:
+                alone = streamed.observer.apart
     copied = frozenset(whole.observer.changed)
-    return Fidelity(reason, copied, difference, time.perf_counter() - start)
+    return Fidelity(reason, copied, frozenset(alone), difference, time.perf_counter() - start)
 
 
 class _Sketch:

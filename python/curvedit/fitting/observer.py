@@ -6,6 +6,7 @@ input factor, and targets whose inputs are changed in place after they were seen
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class Observation:
         self.positions = slice(start, stop)
         self.leaves: list[Tensor] = []  # leaves of the graph, besides the inputs given to it
         self.seen: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
+        self.inputs: dict[str, Counter[tuple[Any, ...]]] = {}  # keys of ``seen``, of each target
         self.weights: dict[tuple[int, ...], tuple[Tensor | None, int]] = {}
         self.pending: list[str] = []
 
@@ -58,6 +60,7 @@ class Observation:
         """
         self.leaves.clear()
         self.seen.clear()
+        self.inputs.clear()
         if self.pending:
             raise NoGradientError(
                 f"targets: the loss does not depend on {self.pending[-1]!r} "
@@ -75,6 +78,8 @@ class Observer:
         self.positions = positions
         self.copied: set[str] = set()  # targets whose inputs are copied when they are seen
         self.changed: set[str] = set()  # targets whose inputs were changed in place since
+        self.alone: set[str] = set()  # targets that never share an input factor
+        self.apart: dict[str, str] = {}  # target -> leader, whose inputs are the same in part only
         self.tokens = dict.fromkeys(targets, 0)  # contributing positions of each target
         self.leaders: dict[str, str] = {}  # target -> first target fed by the same tensor
         self._observation: Observation | None = None
@@ -105,6 +110,7 @@ class Observer:
         self._observation = Observation(batch, start, stop)
         try:
             yield self._observation
+            self._compare_inputs(self._observation)
         finally:
             self._observation = None
 
@@ -136,6 +142,18 @@ class Observer:
             raise RuntimeError(
                 f"targets: the input of {changed[0]!r} was changed in place after the target had "
                 f"used it, in batch {batch.index} but not in the first; leave the target out"
+            )
+
+    def require_shared(self, batch: Batch) -> None:
+        """Refuse targets that share a factor but not, or no longer, all of their inputs.
+
+        Raises:
+            RuntimeError: there are some, which the first batch did not show.
+        """
+        if apart := sorted(self.apart.keys() - self.alone):
+            raise RuntimeError(
+                f"targets: {apart[0]!r} and {self.apart[apart[0]]!r} share only some of their "
+                f"inputs in batch {batch.index}, unlike in the first; fit the two separately"
             )
 
     def _hook(self, name: str) -> Any:
@@ -194,16 +212,22 @@ class Observer:
 
     def _leader(self, observation: Observation, name: str, inputs: Tensor) -> str:
         """Return the first target that was called with this very tensor in this pass."""
+        if name in self.alone:
+            return self.leaders.setdefault(name, name)
         key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs.dtype, inputs._version)
         # The tensor is kept with the name, so that its memory cannot be reused for another tensor.
         leader, _ = observation.seen.setdefault(key, (name, inputs))
+        observation.inputs.setdefault(name, Counter())[key] += 1
         known = self.leaders.setdefault(name, leader)
         if known != leader:
-            raise RuntimeError(
-                f"targets: {name!r} shared its input with {known!r} before and with {leader!r} "
-                f"in batch {observation.batch.index}; fit the two separately"
-            )
+            self.apart[name] = leader if known == name else known
         return leader
+
+    def _compare_inputs(self, observation: Observation) -> None:
+        """Find targets that share an input with a leader that was also called with others."""
+        for name, leader in self.leaders.items():
+            if observation.inputs.get(name) != observation.inputs.get(leader):
+                self.apart.setdefault(name, leader)
 
     def _row_weights(
         self, observation: Observation, name: str, shape: tuple[int, ...]

@@ -85,6 +85,7 @@ class Run:
                 self._take(batch)
                 self.observer.require_finite(batch)
                 self.observer.require_unchanged(batch)
+                self.observer.require_shared(batch)
                 self.batches += 1
                 self.samples += batch.samples.shape[0]
                 self.positions += batch.positions
@@ -115,6 +116,7 @@ class Run:
                 logits_bytes=self.logits_bytes,
             )
         self.observer.copied = set(self.check.copied)
+        self.observer.alone = set(self.check.alone)
         if self.check.reason:
             self.stack, self.reason = None, self.check.reason
 
