@@ -68,6 +68,25 @@ def test_undo_restores_bit_for_bit(dtype):
         edit.undo()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.double(),
+        lambda model: setattr(model[0], "weight", nn.Parameter(model[0].weight.detach().clone())),
+    ],
+    ids=["cast", "replaced"],
+)
+def test_undo_of_a_weight_that_is_elsewhere_is_refused(change):
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    edit = curvedit.project(model, models.selection_of(model, ["1", "0"]))
+    change(model)
+    before = weights(model)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"undo: expected the weight of '.' where it was"):
+            edit.undo()
+    assert same(weights(model), before)
+
+
 def test_context_undoes():
     model, factors = fitted("llama")
     before = weights(model)

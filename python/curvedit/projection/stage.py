@@ -23,6 +23,25 @@ from curvedit.projection.weight import (
 from curvedit.selection import Selection, TargetSelection
 
 
+@dataclass(frozen=True)
+class _Original:
+    """A weight as it was before it was edited."""
+
+    name: str
+    module: nn.Module
+    weight: Tensor  # (d_out, d_in), in the memory that was edited
+    content: Tensor
+
+    def require_in_place(self) -> None:
+        now = weight_of(self.module)
+        if now.dtype != self.weight.dtype or now.data_ptr() != self.weight.data_ptr():
+            raise RuntimeError(
+                f"undo: expected the weight of {self.name!r} where it was edited, got another "
+                "(the model was moved, cast or given new weights since); undo before that, or "
+                "load the original model"
+            )
+
+
 @dataclass
 class Edit:
     """The record of what ``project`` did; an edit in memory can be undone, bit for bit.
@@ -33,18 +52,21 @@ class Edit:
     targets: dict[str, TargetEdit]
     seconds: float
     out: Path | None = None  # the edited checkpoint directory, or None for an edit in memory
-    _originals: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+    _originals: list["_Original"] = field(default_factory=list, repr=False)
 
     def undo(self) -> None:
         """Restore the original weights.
 
         Raises:
-            RuntimeError: the edit was already undone, or was written to a directory.
+            RuntimeError: the edit was already undone, or was written to a directory; or the model
+                was moved, cast or given other weights since. Nothing changed.
         """
         if not self._originals:
             raise RuntimeError(
                 "undo: nothing to restore; the edit was already undone, or written to a directory"
             )
+        for original in self._originals:
+            original.require_in_place()
         _restore(self._originals)
 
     def __enter__(self) -> "Edit":
@@ -226,7 +248,7 @@ def _edit(
             new, edited[name] = edit_weight(
                 name, weight, selection, scale, backend, components.get(name)
             )
-            originals.append((weight, weight.to("cpu", copy=True)))
+            originals.append(_Original(name, modules[name], weight, weight.to("cpu", copy=True)))
             weight.copy_(new)
     return Edit(edited, time.perf_counter() - start, None, originals)
 
@@ -286,8 +308,8 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 
 
 @contextmanager
-def _restored_on_error() -> Iterator[list[tuple[Tensor, Tensor]]]:
-    originals: list[tuple[Tensor, Tensor]] = []
+def _restored_on_error() -> Iterator[list[_Original]]:
+    originals: list[_Original] = []
     try:
         with torch.no_grad():
             yield originals
@@ -296,8 +318,8 @@ def _restored_on_error() -> Iterator[list[tuple[Tensor, Tensor]]]:
         raise
 
 
-def _restore(originals: list[tuple[Tensor, Tensor]]) -> None:
+def _restore(originals: list[_Original]) -> None:
     with torch.no_grad():
         while originals:
-            weight, original = originals.pop()
-            weight.copy_(original)
+            original = originals.pop()
+            original.weight.copy_(original.content)
