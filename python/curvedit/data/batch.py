@@ -152,7 +152,13 @@ def read_batch(
         inputs, labels = (part.to(device) for part in raw)
         if task is None:
             task = "custom" if labels.is_floating_point() or labels.ndim != 1 else "classification"
+        if not inputs.ndim:
+            raise ValueError(
+                f"batches: expected a row for each sample, got a single number as batch {index}"
+            )
         samples = torch.arange(first_sample, first_sample + inputs.shape[0], device=device)
+        if task == "classification":
+            labels = _classes(labels, inputs.shape[0], index)
         return Batch(index, task, (inputs,), samples, labels, None, None)
     raise TypeError(
         f"batches: expected token ids, a mapping of model inputs or a pair (inputs, labels), "
@@ -166,6 +172,7 @@ def _read_mapping(
     raw = {
         key: value.to(device) if isinstance(value, Tensor) else value for key, value in raw.items()
     }
+    _require_tensors(raw, index)
     labels = raw.pop("labels", None)
     samples = raw.pop("sample_index", None)
     ids = raw.get("input_ids")
@@ -184,20 +191,31 @@ def _read_mapping(
         )
     if samples is None:
         samples = torch.arange(first_sample, first_sample + leading.shape[0], device=device)
+    _require_integers("sample_index", samples, tuple(leading.shape[:1]), index)
     if task is None:
         per_sample = labels is not None and labels.ndim == 1
         task = "classification" if ids is None or per_sample else "language"
+    if task == "classification" and labels is not None:
+        labels = _classes(labels, leading.shape[0], index)
     if task != "language":
         return Batch(index, task, raw, samples, labels, None, mask)
     if ids is None:
         raise ValueError(
             f"batches: the language task expects input_ids, got {list(raw)} as batch {index}"
         )
-    labels = ids if labels is None else labels
-    if labels.shape != ids.shape:
+    if ids.ndim != 2:
         raise ValueError(
-            f"batches: expected labels of shape {tuple(ids.shape)}, as input_ids, got "
-            f"{tuple(labels.shape)} as batch {index}"
+            f"batches: expected input_ids of shape (B, T), got {tuple(ids.shape)} as batch {index}"
+        )
+    shape = tuple(ids.shape)
+    labels = ids if labels is None else labels
+    for name, value in (("input_ids", ids), ("labels", labels)):
+        _require_integers(name, value, shape, index)
+    labels = labels.long()
+    if mask is not None and tuple(mask.shape) != shape:
+        raise ValueError(
+            f"batches: expected an attention_mask of shape {shape}, as input_ids, 0 at padding, "
+            f"got {tuple(mask.shape)} as batch {index}"
         )
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
     terms = torch.zeros_like(real)
@@ -210,3 +228,26 @@ def _read_mapping(
         )
     following = labels.roll(-1, dims=1)  # the last column wraps around and has no term
     return Batch(index, task, raw, samples, following, terms, mask)
+
+
+def _require_tensors(raw: Mapping[str, Any], index: int) -> None:
+    for name in ("input_ids", "labels", "attention_mask", "sample_index"):
+        if not isinstance(raw.get(name), Tensor | None):
+            raise TypeError(
+                f"batches: expected {name} as a tensor, got {type(raw[name]).__name__} as batch "
+                f"{index}; collate the samples into tensors, as return_tensors='pt' does"
+            )
+
+
+def _require_integers(name: str, value: Tensor, shape: tuple[int, ...], index: int) -> None:
+    if tuple(value.shape) != shape or value.is_floating_point() or value.is_complex():
+        raise ValueError(
+            f"batches: expected {name} of shape {shape}, integers, got {value.dtype} of shape "
+            f"{tuple(value.shape)} as batch {index}"
+        )
+
+
+def _classes(labels: Tensor, size: int, index: int) -> Tensor:
+    """Return the labels as int64; other dtypes would index as a mask."""
+    _require_integers("labels", labels, (size,), index)
+    return labels.long()
