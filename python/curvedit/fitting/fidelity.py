@@ -28,6 +28,7 @@ _POSITIONS = 32  # of a sequence
 _CONTEXT = 8  # of them before the first loss term
 _COLUMNS = 4  # of the random matrix
 _ROUNDING = 1  # times the epsilon of the dtype, for a relative difference of norms
+_LEAK = 1e-2  # of the largest gradient, that may reach a position after the last loss term
 _LEAST = 1e-4  # relative difference that is never counted, whatever the dtype
 
 
@@ -81,6 +82,7 @@ def check_fidelity(
     whole = _Sketch(observer)
     with whole.observer.attached(), _computing(observer.targets):
         whole_backward(model, part, objective, whole.observer)
+    whole.require_order(part)
     reason, difference, alone = None, 0.0, whole.observer.apart
     if stack is not None:
         streamed = _Sketch(observer)
@@ -122,8 +124,11 @@ class _Sketch:
         self.observer.copied = set(observer.targets)
         self.products: dict[tuple[str, str], Tensor] = {}
         self.tolerance = _LEAST
+        self.left_out: dict[str, list[tuple[Tensor, Tensor]]] = {}  # gradients, weights of rows
 
     def add(self, call: Call, gradients: Tensor, *_: Tensor) -> None:
+        if call.weight is not None:
+            self.left_out.setdefault(call.name, []).append((gradients, call.weight))
         for kind, rows in (("A", call.inputs), ("G", gradients)):
             if rows.dtype.is_floating_point:
                 self.tolerance = max(self.tolerance, _ROUNDING * torch.finfo(rows.dtype).eps)
@@ -133,6 +138,23 @@ class _Sketch:
             product = counted.T @ (counted @ _random_columns(counted))
             key = kind, call.name
             self.products[key] = self.products.get(key, 0.0) + product
+
+    def require_order(self, batch: Batch) -> None:
+        """Refuse targets whose rows are as many as the positions, but in another order.
+
+        Raises:
+            ValueError: a gradient reaches a row that would be a position after the last loss term.
+        """
+        if batch.terms is None or batch.mask is not None:  # padding may leak into the positions
+            return
+        for name, calls in self.left_out.items():
+            for gradients, weight in calls:
+                norms = gradients.double().norm(dim=1)
+                if not norms[weight == 0].max() <= _LEAK * norms.max():
+                    raise ValueError(
+                        f"targets: expected the rows of {name!r} in the order of batch and "
+                        "positions, got another (time first, or sorted by expert); leave it out"
+                    )
 
     def difference(self, other: "_Sketch") -> tuple[float, str]:
         """The largest relative difference, and the target it belongs to."""
@@ -192,8 +214,17 @@ def _small_slice(batch: Batch) -> Batch:
     if part.terms is not None:
         first = int(part.terms.any(0).nonzero()[0])
         start = max(0, min(first - _CONTEXT, part.terms.shape[1] - _POSITIONS))
-        part = part.span(start, start + _POSITIONS) or part
+        part = _without_last_terms(part.span(start, start + _POSITIONS) or part)
     return part.copied()
+
+
+def _without_last_terms(batch: Batch) -> Batch:
+    """The last positions of the first row without a loss term, so that they do not count."""
+    if batch.terms is None:
+        return batch
+    terms = batch.terms.clone()
+    terms[0, -2:] = False
+    return replace(batch, terms=terms) if terms[0].any() else batch
 
 
 def _two_rows(batch: Batch) -> list[int]:
@@ -203,4 +234,6 @@ def _two_rows(batch: Batch) -> list[int]:
     counts = batch.terms.sum(1)
     fullest = int(counts.argmax())
     emptiest = int(counts.where(counts > 0, counts.max()).argmin())
+    if fullest == emptiest and size > 1:  # no padding; one row would not show their order
+        emptiest = (fullest + 1) % size
     return sorted({fullest, emptiest})
