@@ -105,3 +105,29 @@ def test_labels_for_another_number_of_samples_are_refused(labels, wrong):
 def test_float_labels_of_a_classifier_are_refused():
     with pytest.raises(ValueError, match=r"expected labels of shape \(8,\), integers"):
         fit(classes(), {"input": ROWS, "labels": CLASSES.float()})
+
+
+def test_a_regression_has_no_classes_to_draw():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 1))
+    with pytest.raises(ValueError, match="model: expected logits of at least 2 classes"):
+        fit(model, (ROWS, CLASSES), labels="sampled")
+
+
+def test_the_first_position_is_for_classifiers():
+    with pytest.raises(ValueError, match="positions: expected 'all' for a language model"):
+        fit(words(), IDS, positions="first")
+
+
+@pytest.mark.parametrize("seed", [2**64, 1.5, "0", None, True])
+def test_a_seed_is_an_integer(seed):
+    with pytest.raises(ValueError, match="seed: expected an integer"):
+        fit(words(), IDS, labels="sampled", seed=seed)
+
+
+def test_inference_mode_is_refused():
+    with torch.inference_mode():
+        model = words()
+        with pytest.raises(RuntimeError, match=r"fit: .* got torch.inference_mode"):
+            fit(words(), IDS)
+    with pytest.raises(ValueError, match=r"model: .* made in torch.inference_mode"):
+        fit(model, IDS)

@@ -62,6 +62,11 @@ class Objective:
                 f"model: the {batch.task} task expects logits of shape ({sizes}, classes), "
                 f"got {tuple(logits.shape)} in batch {batch.index}"
             )
+        if logits.shape[-1] < 2:
+            raise ValueError(
+                "model: expected logits of at least 2 classes, whose distribution has a "
+                f"curvature, got {logits.shape[-1]}; give a regression its own loss="
+            )
         probabilities = logits.detach().softmax(
             -1, dtype=torch.promote_types(logits.dtype, torch.float32)
         )

@@ -104,6 +104,11 @@ class Run:
                 "loss: expected a function (output, labels) -> summed loss for these labels, "
                 "got none"
             )
+        if batch.task == "language" and self.observer.positions != "all":
+            raise ValueError(
+                f"positions: expected 'all' for a language model, got {self.observer.positions!r}, "
+                "which is for classifiers"
+            )
         if batch.task == "language" and isinstance(batch.inputs, Mapping):
             require_causal(self.model, batch.inputs["input_ids"])
         if self.check is None:

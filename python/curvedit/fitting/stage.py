@@ -109,6 +109,13 @@ def fit(
         >>> fit(model, data, targets="*", progress=False)["2"].G.shape
         torch.Size([2, 2])
     """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "fit: expected a place where gradients can be computed, got torch.inference_mode(); "
+            "call it outside"
+        )
+    if type(seed) is not int or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed: expected an integer of 64 bits, got {seed!r}")
     require_choice("labels", labels, ("sampled", "data"))
     require_choice("positions", positions, ("all", "first"))
     if task is not None:
@@ -158,6 +165,11 @@ def _require_weights(modules: Mapping[str, nn.Module]) -> None:
     """Refuse weights that are not in memory, or not finite."""
     for name, module in modules.items():
         weight = weight_of(module)
+        if weight.is_inference():
+            raise ValueError(
+                f"model: expected weights that gradients can pass, got that of {name!r} made in "
+                "torch.inference_mode(); load the model outside"
+            )
         if weight.is_meta:
             raise ValueError(
                 f"model: expected weights in memory, got that of {name!r} on the meta device; "
