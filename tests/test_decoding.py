@@ -183,7 +183,8 @@ def test_each_step_reads_one_token_of_each_passage():
         lambda _, __, given: sizes.append(tuple(given["input_ids"].shape)), with_kwargs=True
     )
     greedy_continuations(model, passages(), batch_size=1)  # few are decoded together on a CPU
-    assert sizes == [(1, 1), (6, 12)] + [(6, 1)] * 7  # the first asks whether there is a cache
+    asked = [(1, 1), (1, 3), (1, 3)]  # is there a cache, and do positions count from zero?
+    assert sizes == [*asked, (6, 12)] + [(6, 1)] * 7
 
 
 def test_progress_counts_the_tokens(capsys, monkeypatch):

@@ -22,7 +22,15 @@ from curvedit.evaluation.inputs import Ids
 from curvedit.evaluation.padding import left_padded, positions_of
 from curvedit.evaluation.passages import Passages
 from curvedit.meter import progress as progress_of
-from curvedit.models import accepts, call, device_of, language_logits, measuring, require_fits
+from curvedit.models import (
+    accepts,
+    call,
+    counts_from_zero,
+    device_of,
+    language_logits,
+    measuring,
+    require_fits,
+)
 
 # What transformers calls the argument and the output, by version and kind of model.
 _CACHES = ("cache", "past_key_values", "cache_params")
@@ -62,11 +70,12 @@ def greedy_continuations(
         progress_of(total, unit="tok", what="decode", shown=progress) as shown,
     ):
         cache = _cache_of(model)
-        for numbers in _groups(lengths, size, padded=_pads(model, cache)):
+        padded = _pads(model, cache)
+        for numbers in _groups(lengths, size, padded=padded):
             wanted = [len(rows[number][1]) for number in numbers]
             tokens: list[Tensor] = []
             prefixes = [rows[number][0] for number in numbers]
-            for step in _decoded(model, prefixes, pad_token_id, cache):
+            for step in _decoded(model, prefixes, pad_token_id, cache, padded=padded):
                 tokens.append(step)
                 shown.update(sum(len(tokens) <= length for length in wanted))
                 if len(tokens) == max(wanted):
@@ -124,13 +133,13 @@ def require_passages_fit(model: nn.Module, passages: Passages) -> None:
 
 
 def _decoded(
-    model: nn.Module, prefixes: list[Ids], pad: int, taken: str | None
+    model: nn.Module, prefixes: list[Ids], pad: int, taken: str | None, *, padded: bool
 ) -> Iterator[Tensor]:
     """The next tokens (B, 1) of all prefixes, without end.
 
     With a cache only the last tokens are read; without one, the whole sequences again.
     """
-    inputs = _inputs(model, prefixes, pad, padded=_pads(model, taken))
+    inputs = _inputs(model, prefixes, pad, padded=padded)
     cache = None
     while True:
         new: dict[str, Any] = dict(inputs)
@@ -153,7 +162,11 @@ def _decoded(
 
 def _pads(model: nn.Module, cache: str | None) -> bool:
     """Whether rows of unequal length may share a batch: padding is masked, and positions count."""
-    return cache is not None and accepts(model, "attention_mask", "position_ids")
+    return (
+        cache is not None
+        and accepts(model, "attention_mask", "position_ids")
+        and counts_from_zero(model)
+    )
 
 
 def _cache_of(model: nn.Module) -> str | None:

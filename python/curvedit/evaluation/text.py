@@ -16,7 +16,15 @@ from curvedit.evaluation.inputs import Ids, require_rereadable, token_ids
 from curvedit.evaluation.measure import Measure, Run
 from curvedit.evaluation.padding import positions_of, right_padded
 from curvedit.meter import progress
-from curvedit.models import accepts, call, device_of, language_logits, require_fits, vocabulary_of
+from curvedit.models import (
+    accepts,
+    call,
+    counts_from_zero,
+    device_of,
+    language_logits,
+    require_fits,
+    vocabulary_of,
+)
 
 _LOGITS_BYTES = 1 << 28  # of one forward pass, unless a single window needs more
 _POSITIONS = 1024  # whose logits are held in float32 at once
@@ -243,7 +251,12 @@ def _measure_part(model: nn.Module, part: Batch, depth: int, where: str) -> tupl
     """Summed loss per window (float64) and top tokens per loss term, on the CPU."""
     counted = _terms(part)
     inputs = dict(part.inputs) if isinstance(part.inputs, dict) else {"input_ids": part.inputs[0]}
-    if part.mask is not None and not part.mask[:, 0].all() and accepts(model, "position_ids"):
+    if (
+        part.mask is not None
+        and not part.mask[:, 0].all()
+        and accepts(model, "position_ids")
+        and counts_from_zero(model)
+    ):
         inputs.setdefault("position_ids", positions_of(part.mask))
     keep = counted.shape[1] - int(counted.any(0).nonzero()[0])
     logits = language_logits(model, call(model, inputs, logits_to_keep=keep), len(counted))

@@ -7,6 +7,7 @@ from curvedit.models.blocks import Stack, bypassed, find_stack, hidden_of
 from curvedit.models.calling import (
     accepts,
     call,
+    counts_from_zero,
     default_logits_bytes,
     device_of,
     dtype_of,
@@ -39,6 +40,7 @@ __all__ = [
     "accepts",
     "bypassed",
     "call",
+    "counts_from_zero",
     "coverage_rows",
     "default_logits_bytes",
     "device_of",

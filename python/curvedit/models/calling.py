@@ -17,26 +17,54 @@ from curvedit.data import Batch
 from curvedit.models.threads import exclusive
 from curvedit.models.wrapping import unwrapped
 
+_ROUNDING = 16  # times the epsilon of the logits' dtype, relative to the largest
 _UNKNOWN_VOCABULARY = 1 << 17  # a deliberately large guess, for models that do not tell
 
 
 def call(model: nn.Module, inputs: dict[str, Any] | tuple[Any, ...], **options: Any) -> Any:
     """Call the model with a batch's inputs and those options that its ``forward`` declares.
 
-    The key-value cache is off unless ``options`` says otherwise.
+    The key-value cache is off unless ``options`` says otherwise. A ``forward`` that has another
+    name for token ids takes them as its first argument.
     """
     if isinstance(inputs, tuple):
         return model(*inputs)
     known = inspect.signature(unwrapped(model).forward).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in known.values())
+    given = dict(inputs)
+    first = () if "input_ids" in known or takes_any else (given.pop("input_ids", None),)
     return model(
-        **inputs,
+        *(ids for ids in first if ids is not None),
+        **given,
         **{key: value for key, value in {"use_cache": False, **options}.items() if key in known},
+    )
+
+
+@torch.no_grad()
+def counts_from_zero(model: nn.Module) -> bool:
+    """Whether a language model that is given no positions takes 0, 1, … for them.
+
+    RoBERTa, for one, counts from the token after its padding.
+    """
+    padding = getattr(_text_config(model), "pad_token_id", None)
+    ids = torch.full((1, 3), 1 if padding == 0 else 0, device=device_of(model))
+    own = logits_of(call(model, {"input_ids": ids}))
+    positions = torch.arange(3, device=ids.device)[None]
+    given = logits_of(call(model, {"input_ids": ids, "position_ids": positions}))
+    return bool(
+        (own - given).abs().max() <= _ROUNDING * torch.finfo(own.dtype).eps * own.abs().max()
     )
 
 
 def accepts(model: nn.Module, *names: str) -> bool:
     """Whether the model's ``forward`` declares all of these arguments."""
     return set(names) <= set(inspect.signature(unwrapped(model).forward).parameters)
+
+
+def demands(model: nn.Module, name: str) -> bool:
+    """Whether the model's ``forward`` declares this argument without a default."""
+    found = inspect.signature(unwrapped(model).forward).parameters.get(name)
+    return found is not None and found.default is found.empty
 
 
 @contextmanager

@@ -6,7 +6,7 @@ A model is causal if its logits at position ``t`` do not depend on any token aft
 import torch
 from torch import Tensor, nn
 
-from curvedit.models.calling import call, logits_of
+from curvedit.models.calling import call, demands, logits_of
 
 _LENGTH = 16  # tokens, enough to see a leak
 _ROUNDING = 4  # times the epsilon of the logits' dtype; the same kernels on the same shapes give 0
@@ -59,7 +59,10 @@ def _another(ids: Tensor, vocabulary: int) -> int:
 
 
 def _logits(model: nn.Module, ids: Tensor) -> Tensor:
-    logits = logits_of(call(model, {"input_ids": ids}))
+    inputs = {"input_ids": ids}
+    if demands(model, "attention_mask"):
+        inputs["attention_mask"] = torch.ones_like(ids)
+    logits = logits_of(call(model, inputs))
     if logits.ndim != 3 or logits.shape[:2] != ids.shape:
         raise ValueError(
             "model: the language task expects logits (B, T, vocabulary) for ids "
