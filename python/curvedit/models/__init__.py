@@ -29,7 +29,7 @@ from curvedit.models.linear_maps import (
     weight_hash,
     weight_of,
 )
-from curvedit.models.loading import load_model, load_tokenizer
+from curvedit.models.loading import load_model, load_tokenizer, read_object
 from curvedit.models.skeleton import parameter_names
 from curvedit.models.threads import exclusive
 
@@ -62,6 +62,7 @@ __all__ = [
     "parameter_names",
     "passed_over",
     "pieces",
+    "read_object",
     "require_causal",
     "require_fits",
     "vocabulary_of",

@@ -145,6 +145,15 @@ def _raw_config(directory: Path) -> Mapping[str, Any]:
     path = directory / "config.json"
     if not path.is_file():
         return {}
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a checkpoint.
+
+    Raises:
+        ValueError: the file is not JSON, or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

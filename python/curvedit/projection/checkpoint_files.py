@@ -9,13 +9,13 @@ except in a snapshot of the Hugging Face cache, ``models--*/snapshots/*``, whose
 into ``models--*/blobs``. Symlinks to directories, sockets, pipes and devices are left out.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curvedit.models import read_object
 from curvedit.projection.stored import StoredTensor, stored_tensors
 
 _WEIGHTS = "model.safetensors"
@@ -91,24 +91,11 @@ def _model_files(directory: Path) -> tuple[str | None, list[Path]]:
 
 def _config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
-    return _read_object(path) if path.is_file() else {}
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"model: {path} is not JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"model: expected a JSON object in {path}, got {type(content).__name__}; "
-            "download it again"
-        )
-    return content
+    return read_object(path) if path.is_file() else {}
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    found = _read_object(index).get("weight_map")
+    found = read_object(index).get("weight_map")
     if (
         not isinstance(found, dict)
         or not found
