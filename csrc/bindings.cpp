@@ -43,11 +43,27 @@ void syrk_accumulate(const Sums& sums, std::uintptr_t x, int dtype, std::ptrdiff
 void syrk_accumulate_cuda(std::uintptr_t out, std::uintptr_t x, std::uintptr_t weight,
                           std::uintptr_t offsets, std::uintptr_t partial, int dtype,
                           std::int64_t tokens, std::int64_t dim, std::int64_t token_stride,
-                          std::int64_t dim_stride, int groups, int splits, std::uintptr_t stream,
-                          bool hopper) {
+                          std::int64_t dim_stride, int groups, int splits, std::uintptr_t stream) {
   py::gil_scoped_release release;
   curvedit::syrk_accumulate_cuda({out, x, weight, offsets, partial, dtype, tokens, dim,
-                                  token_stride, dim_stride, groups, splits, stream, hopper});
+                                  token_stride, dim_stride, groups, splits, stream});
+}
+
+void syrk_accumulate_wgmma(std::uintptr_t out, std::uintptr_t x, std::uintptr_t offsets,
+                           std::uintptr_t partial, int dtype, std::int64_t tokens, std::int64_t dim,
+                           std::int64_t token_stride, int groups, std::uintptr_t stream) {
+  py::gil_scoped_release release;
+  curvedit::syrk_accumulate_wgmma(
+      {out, x, offsets, partial, dtype, tokens, dim, token_stride, groups, stream});
+}
+
+void scale_tokens_cuda(std::uintptr_t out, std::uintptr_t x, std::uintptr_t weight, int dtype,
+                       int out_dtype, std::int64_t tokens, std::int64_t dim,
+                       std::int64_t token_stride, std::int64_t dim_stride, std::int64_t width,
+                       std::uintptr_t stream) {
+  py::gil_scoped_release release;
+  curvedit::scale_tokens_cuda({out, x, weight, dtype, out_dtype, tokens, dim, token_stride,
+                               dim_stride, width, stream});
 }
 
 // The members of Tokens but for `tokens`.
@@ -98,7 +114,15 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("syrk_accumulate_cuda", &syrk_accumulate_cuda, py::arg("out"), py::arg("x"),
         py::arg("weight"), py::arg("offsets"), py::arg("partial"), py::arg("dtype"),
         py::arg("tokens"), py::arg("dim"), py::arg("token_stride"), py::arg("dim_stride"),
-        py::arg("groups"), py::arg("splits"), py::arg("stream"), py::arg("hopper"));
+        py::arg("groups"), py::arg("splits"), py::arg("stream"));
+  m.def("syrk_accumulate_wgmma", &syrk_accumulate_wgmma, py::arg("out"), py::arg("x"),
+        py::arg("offsets"), py::arg("partial"), py::arg("dtype"), py::arg("tokens"), py::arg("dim"),
+        py::arg("token_stride"), py::arg("groups"), py::arg("stream"));
+  m.def("syrk_partial_wgmma", &curvedit::syrk_partial_wgmma, py::arg("tokens"), py::arg("dim"),
+        py::arg("groups"));
+  m.def("scale_tokens_cuda", &scale_tokens_cuda, py::arg("out"), py::arg("x"), py::arg("weight"),
+        py::arg("dtype"), py::arg("out_dtype"), py::arg("tokens"), py::arg("dim"),
+        py::arg("token_stride"), py::arg("dim_stride"), py::arg("width"), py::arg("stream"));
   m.def("second_moment_accumulate", &second_moment_accumulate, py::arg("out"), py::arg("g"),
         py::arg("a"), py::arg("offsets"), py::arg("threads"), py::arg("instruction_set") = "");
   m.def("instruction_sets", &instruction_sets, py::arg("op"));

@@ -47,6 +47,51 @@ CURVEDIT_DEVICE void load_box(Shared to, const TensorMap* map, int column, int t
       "l"(map), "r"(column), "r"(token), "r"(barrier)
       : "memory");
 }
+// The same into both blocks of the cluster, at the same place of their shared memory. Each block's
+// barrier counts the bytes.
+CURVEDIT_DEVICE void load_box_for_both(Shared to, const TensorMap* map, int column, int token,
+                                       Shared barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(map), "r"(column), "r"(token), "r"(barrier), "h"(static_cast<std::uint16_t>(3))
+      : "memory");
+}
+// Which block of its cluster this is.
+CURVEDIT_DEVICE int rank_in_cluster() {
+  unsigned rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+// Arrives at the barrier in the same place of another block of the cluster.
+CURVEDIT_DEVICE void arrive_at(Shared barrier, int rank) {
+  asm volatile(
+      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+CURVEDIT_DEVICE void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                   : "memory");
+}
+// Registers of each thread of this warpgroup, taken from and given to the block's pool.
+template <int kRegisters>
+CURVEDIT_DEVICE void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+CURVEDIT_DEVICE void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+// Adds two neighbours in device memory, without waiting.
+CURVEDIT_DEVICE void add_pair(float* at, float left, float right) {
+  asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(left), "f"(right)
+               : "memory");
+}
+CURVEDIT_DEVICE void store_pair(float* at, float left, float right) {
+  *reinterpret_cast<float2*>(at) = make_float2(left, right);
+}
 // Makes earlier ordinary writes to shared memory visible to products and copies that come after the
 // next barrier.
 CURVEDIT_DEVICE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -73,36 +118,43 @@ CURVEDIT_DEVICE std::uint64_t matrix_at(Shared at, unsigned next_columns, unsign
   return place | columns << 16 | rows << 32 | 1ull << 62;
 }
 
-// The 64 registers of a sum, as the operands %0 … %63 and as asm constraints.
-#define CURVEDIT_SUM                                                                 \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
-  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+// The 128 registers of a sum, as the operands %0 … %127 and as asm constraints.
+#define CURVEDIT_SUM                                                                  \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                          \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "    \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define CURVEDIT_EIGHT(d, n)                                                                  \
   "+f"(d[n]), "+f"(d[n + 1]), "+f"(d[n + 2]), "+f"(d[n + 3]), "+f"(d[n + 4]), "+f"(d[n + 5]), \
       "+f"(d[n + 6]), "+f"(d[n + 7])
-#define CURVEDIT_REGISTERS(d)                                                               \
-  CURVEDIT_EIGHT(d, 0), CURVEDIT_EIGHT(d, 8), CURVEDIT_EIGHT(d, 16), CURVEDIT_EIGHT(d, 24), \
-      CURVEDIT_EIGHT(d, 32), CURVEDIT_EIGHT(d, 40), CURVEDIT_EIGHT(d, 48), CURVEDIT_EIGHT(d, 56)
+#define CURVEDIT_THIRTY_TWO(d, n)                                                \
+  CURVEDIT_EIGHT(d, n), CURVEDIT_EIGHT(d, n + 8), CURVEDIT_EIGHT(d, n + 16),     \
+      CURVEDIT_EIGHT(d, n + 24)
+#define CURVEDIT_REGISTERS(d)                                                    \
+  CURVEDIT_THIRTY_TWO(d, 0), CURVEDIT_THIRTY_TWO(d, 32), CURVEDIT_THIRTY_TWO(d, 64), \
+      CURVEDIT_THIRTY_TWO(d, 96)
 
-// d (64 x 128, spread over 128 threads) += a^T b over 16 rows of each.
+// d (64 x 256, spread over 128 threads) += a^T b over 16 rows of each.
 struct Bfloat16Warpgroup {
-  static CURVEDIT_DEVICE void multiply(float (&d)[64], std::uint64_t a, std::uint64_t b) {
+  static CURVEDIT_DEVICE void multiply(float (&d)[128], std::uint64_t a, std::uint64_t b) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" CURVEDIT_SUM
-        "}, %64, %65, p, 1, 1, 1, 1;\n}\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" CURVEDIT_SUM
+        "}, %128, %129, p, 1, 1, 1, 1;\n}\n"
         : CURVEDIT_REGISTERS(d)
         : "l"(a), "l"(b));
   }
 };
 struct Float16Warpgroup {
-  static CURVEDIT_DEVICE void multiply(float (&d)[64], std::uint64_t a, std::uint64_t b) {
+  static CURVEDIT_DEVICE void multiply(float (&d)[128], std::uint64_t a, std::uint64_t b) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" CURVEDIT_SUM
-        "}, %64, %65, p, 1, 1, 1, 1;\n}\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" CURVEDIT_SUM
+        "}, %128, %129, p, 1, 1, 1, 1;\n}\n"
         : CURVEDIT_REGISTERS(d)
         : "l"(a), "l"(b));
   }

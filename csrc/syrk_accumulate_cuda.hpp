@@ -1,4 +1,6 @@
 // syrk_accumulate for half-precision input on a CUDA device. All addresses are device addresses.
+// Functions queue their work on the stream, on the current device, and throw std::runtime_error
+// with CUDA's message.
 #pragma once
 #include <cstdint>
 
@@ -11,13 +13,33 @@ struct SyrkCuda {
   std::int64_t tokens, dim, token_stride, dim_stride;
   int groups, splits;
   std::uintptr_t stream;
-  // Use wgmma and bulk copies, which need sm_90a, no weight, dim_stride 1, and 16-byte aligned rows
-  // whose length is a multiple of 16 bytes.
-  bool hopper;
 };
 
-// Queues the work on the stream, on the current device. Throws std::runtime_error with CUDA's
-// message.
 void syrk_accumulate_cuda(const SyrkCuda& problem);
+
+// Hopper's kernel, which needs sm_90a. It takes no weights, and rows whose length, stride and
+// address are multiples of 16 bytes.
+struct SyrkWgmma {
+  std::uintptr_t out, x, offsets;
+  std::uintptr_t partial;  // syrk_partial_wgmma() floats
+  int dtype;
+  std::int64_t tokens, dim, token_stride;
+  int groups;
+  std::uintptr_t stream;
+};
+
+void syrk_accumulate_wgmma(const SyrkWgmma& problem);
+std::int64_t syrk_partial_wgmma(std::int64_t tokens, std::int64_t dim, int groups);
+
+// Rows for that kernel: the tokens times the roots of their weights.
+struct ScaledTokens {
+  std::uintptr_t out;  // (tokens, width), width a multiple of 8
+  std::uintptr_t x, weight;
+  int dtype, out_dtype;
+  std::int64_t tokens, dim, token_stride, dim_stride, width;
+  std::uintptr_t stream;
+};
+
+void scale_tokens_cuda(const ScaledTokens& problem);
 
 }  // namespace curvedit

@@ -45,14 +45,4 @@ CURVEDIT_DEVICE float* tile_of(const SyrkOnDevice& p, Position at) {
   return (p.partial ? p.partial : p.out) + index * kDeviceTile * kDeviceTile;
 }
 
-// Adds the splits' partial sums to out, in order. One thread per element.
-CURVEDIT_KERNEL(256)
-syrk_add_partial(float* out, const float* partial, std::int64_t size, int splits) {
-  const std::int64_t n = static_cast<std::int64_t>(block_x()) * 256 + thread_index();
-  if (n >= size) return;
-  float sum = 0.0f;
-  for (int s = 0; s < splits; ++s) sum += partial[s * size + n];
-  out[n] += sum;
-}
-
 }  // namespace curvedit

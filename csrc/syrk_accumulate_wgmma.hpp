@@ -1,30 +1,48 @@
 // syrk_accumulate for half-precision input on Hopper's tensor cores, sm_90a: wgmma, bulk tensor
-// copies.
+// copies, clusters of two blocks.
 //
-// One block computes one lower 128 x 128 tile: two warpgroups compute 64 rows each, fed by one
-// thread of a third, which copies 64 tokens at a time into a ring of six stages. x is stored as
-// (token, column), so both operands of X^T X are read transposed, from the panels of 64 columns
-// that the copies write.
+// A cluster computes a macro tile of 2 x 2 tiles, each of its blocks one row of them (128 x 256):
+// two warpgroups compute 64 rows each, fed by one thread of a third, which copies 64 tokens at a
+// time into a ring of four stages. Both blocks need the same columns, so each copies half of them
+// for both. x is stored as (token, column), so both operands of X^T X are read transposed, from the
+// panels of 64 columns that the copies write.
 #pragma once
 #include "hopper_functions.hpp"
 #include "syrk_accumulate_device.hpp"
+#include "syrk_accumulate_plan.hpp"
 
 namespace curvedit {
 namespace wgmma {
 
-constexpr int kTile = kDeviceTile, kDepth = 64, kStages = 6;
+constexpr int kTile = kDeviceTile, kStages = 4;
 constexpr int kConsumers = 256, kThreads = kConsumers + 128;
 constexpr int kColumns = 64;  // of a panel, whose rows are 128 bytes, the span of the swizzle
-constexpr int kPanel = kDepth * kColumns * 2;                               // bytes
-constexpr int kOperand = kTile / kColumns * kPanel, kStage = 2 * kOperand;  // bytes
-constexpr int kFlush = kDeviceFlush / kDepth;                               // steps
-constexpr int kAlignment = 1024;                                            // of a swizzled panel
+constexpr int kPanel = kDepth * kColumns * 2;             // bytes
+constexpr int kLeft = 2 * kPanel, kStage = 3 * kLeft;     // bytes: the rows' panels, then all
+constexpr int kFlush = kDeviceFlush / kDepth;             // steps
+constexpr int kAlignment = 1024;                          // of a swizzled panel
 constexpr int kShared = kStages * (kStage + 2 * 8) + kAlignment;
+constexpr int kFew = 56, kMany = 224;  // registers of a thread that copies, and that multiplies
+
+struct Ring {
+  unsigned char* stages;
+  Shared full, empty;
+  int stage = 0;
+  unsigned turn = 0;
+
+  CURVEDIT_DEVICE void advance() {
+    if (++stage == kStages) stage = 0, turn ^= 1;
+  }
+};
+
+CURVEDIT_DEVICE int steps_of(Range range) {
+  return static_cast<int>((range.last - range.first + kDepth - 1) / kDepth);
+}
 
 // Zeroes the copies of tokens past the end. These belong to another group, and may hold NaN.
-CURVEDIT_DEVICE void clear_tail(unsigned char* stage, int tokens, int panels) {
+CURVEDIT_DEVICE void clear_tail(unsigned char* stage, int tokens) {
   const int row = kColumns * 2 / 16, rows = kDepth - tokens;  // 16-byte pieces
-  for (int n = thread_index(); n < panels * rows * row; n += kConsumers) {
+  for (int n = thread_index(); n < kStage / kPanel * rows * row; n += kConsumers) {
     auto* const to = reinterpret_cast<float*>(stage + n / (rows * row) * kPanel +
                                               (tokens * row + n % (rows * row)) * 16);
     to[0] = to[1] = to[2] = to[3] = 0.0f;
@@ -33,97 +51,126 @@ CURVEDIT_DEVICE void clear_tail(unsigned char* stage, int tokens, int panels) {
   partial_barrier(1, kConsumers);
 }
 
-CURVEDIT_DEVICE void store(float (&sum)[64], float* tile, bool is_added) {
+// Writes this warpgroup's rows of `count` tiles that follow each other, or adds them.
+template <bool kIsAdded>
+CURVEDIT_DEVICE void put(const float (&sum)[128], float* tiles, int count) {
   const int lane = thread_index() % 32, row = thread_index() / 32 * 16 + lane / 4;
   CURVEDIT_UNROLL
-  for (int n = 0; n < 64; n += 2) {
-    float* const at = tile + (row + n / 2 % 2 * 8) * kTile + n / 4 * 8 + lane % 4 * 2;
-    at[0] = sum[n] + (is_added ? at[0] : 0.0f);
-    at[1] = sum[n + 1] + (is_added ? at[1] : 0.0f);
-    sum[n] = sum[n + 1] = 0.0f;
+  for (int tile = 0; tile < 2; ++tile) {
+    if (tile >= count) break;
+    float* const from = tiles + tile * kTile * kTile + row * kTile + lane % 4 * 2;
+    CURVEDIT_UNROLL
+    for (int n = 0; n < 32; ++n) {
+      float* const at = from + n % 2 * 8 * kTile + n / 2 * 8;
+      const float left = sum[tile * 64 + 2 * n], right = sum[tile * 64 + 2 * n + 1];
+      if (kIsAdded) add_pair(at, left, right);
+      else store_pair(at, left, right);
+    }
   }
 }
 
 // Keeps the ring full. Runs in one thread.
-CURVEDIT_DEVICE void feed(const TensorMap* map, Range range, int row, int column, Shared stages,
-                          Shared full, Shared empty) {
-  const int operands = row == column ? 1 : 2;
-  const std::int64_t steps = (range.last - range.first + kDepth - 1) / kDepth;
-  for (std::int64_t k = 0; k < steps; ++k) {
-    const auto stage = static_cast<unsigned>(k % kStages);
-    const auto turn = static_cast<unsigned>(k / kStages);
-    const auto token = static_cast<int>(range.first + k * kDepth);
-    const Shared barrier = full + 8 * stage;
-    wait(empty + 8 * stage, (turn & 1) ^ 1);
-    arrive_expecting(barrier, operands * kOperand);
-    for (int panel = 0; panel < 2 * operands; ++panel)
-      load_box(stages + stage * kStage + panel * kPanel, map,
-               (panel < 2 ? row : column) + panel % 2 * kColumns, token, barrier);
+CURVEDIT_DEVICE void feed(const SyrkOnDevice& p, const Plan& plan, const TensorMap* map, Ring ring) {
+  const int rank = rank_in_cluster();
+  for (int n = 0;; ++n) {
+    const Piece piece = piece_of(p, plan, block_x() / 2, n);
+    if (piece.is_end) return;
+    const int row = (2 * static_cast<int>(piece.at.row) + rank) * kTile;
+    const int column = (2 * static_cast<int>(piece.at.column) + rank) * kTile;
+    const bool is_diagonal = piece.at.row == piece.at.column;  // its rows are among its columns
+    const int steps = steps_of(piece.range);
+    for (int k = 0; k < steps; ++k) {
+      const auto token = static_cast<int>(piece.range.first) + k * kDepth;
+      const Shared barrier = ring.full + 8 * ring.stage;
+      const Shared to = to_shared(ring.stages) + ring.stage * kStage;
+      wait(ring.empty + 8 * ring.stage, ring.turn ^ 1);
+      arrive_expecting(barrier, is_diagonal ? kStage - kLeft : kStage);
+      for (int panel = 0; panel < 2; ++panel) {
+        if (!is_diagonal) load_box(to + panel * kPanel, map, row + panel * kColumns, token, barrier);
+        load_box_for_both(to + kLeft + (2 * rank + panel) * kPanel, map, column + panel * kColumns,
+                          token, barrier);
+      }
+      ring.advance();
+    }
   }
 }
 
 // Multiplies each stage as it arrives, and hands it back once its products are done. Runs in two
 // warpgroups. Between flushes only products may touch the sum: otherwise ptxas serialises them.
 template <typename Warpgroup>
-CURVEDIT_DEVICE void consume(const SyrkOnDevice& p, Range range, int operands,
-                             unsigned char* stages, Shared full, Shared empty, float* tile) {
-  const bool hands_back = thread_index() % 32 == 0;
-  const std::int64_t steps = (range.last - range.first + kDepth - 1) / kDepth;
-  float sum[64] = {};
-  bool is_added = !p.partial;
-  std::int64_t k = 0;
-  do {  // at least once: a partial tile is written even without tokens
-    const std::int64_t stop = k + kFlush < steps ? k + kFlush : steps;
-    for (; k < stop; ++k) {
-      const auto stage = static_cast<unsigned>(k % kStages);
-      const auto turn = static_cast<unsigned>(k / kStages);
-      unsigned char* const left = stages + stage * kStage;
-      wait(full + 8 * stage, turn & 1);
-      const std::int64_t tokens = range.last - range.first - k * kDepth;
-      if (tokens < kDepth) clear_tail(left, static_cast<int>(tokens), 2 * operands);
-      const Shared a = to_shared(left) + thread_index() / 128 * kPanel;
-      const Shared b = to_shared(left) + (operands - 1) * kOperand;
-      begin_products();
-      CURVEDIT_UNROLL
-      for (int row = 0; row < kDepth; row += 16)
-        Warpgroup::multiply(sum, matrix_at(a + row * 128, kPanel, 1024),
-                            matrix_at(b + row * 128, kPanel, 1024));
-      commit_products();
-      wait_for_products<1>();
-      if (k > 0 && hands_back) arrive(empty + 8 * static_cast<unsigned>((k - 1) % kStages));
+CURVEDIT_DEVICE void consume(const SyrkOnDevice& p, const Plan& plan, Ring ring) {
+  const int rank = rank_in_cluster(), lane = thread_index() % 32;
+  for (int n = 0;; ++n) {
+    const Piece piece = piece_of(p, plan, block_x() / 2, n);
+    if (piece.is_end) return;
+    const int row = 2 * static_cast<int>(piece.at.row) + rank;
+    const int column = 2 * static_cast<int>(piece.at.column);
+    const int wanted = row >= p.side ? 0 : row > column ? 2 : 1;
+    const int steps = steps_of(piece.range);
+    const int rest = static_cast<int>(piece.range.last - piece.range.first) - (steps - 1) * kDepth;
+    const Shared at = piece.at.row == piece.at.column ? kLeft + 2 * rank * kPanel : 0;
+    float* const tiles = piece.partial ? piece.partial + rank * 2 * kTile * kTile
+                                       : tile_at(p, piece.group, row, column);
+    bool is_added = !piece.partial;
+    for (int k = 0; k < steps;) {
+      const int stop = k + kFlush < steps ? k + kFlush : steps;
+      float sum[128] = {};
+      int before = -1;
+      for (; k < stop; ++k) {
+        unsigned char* const stage = ring.stages + ring.stage * kStage;
+        wait(ring.full + 8 * ring.stage, ring.turn);
+        if (k + 1 == steps && rest < kDepth) clear_tail(stage, rest);
+        const Shared a = to_shared(stage) + at + thread_index() / 128 * kPanel;
+        const Shared b = to_shared(stage) + kLeft;
+        begin_products();
+        CURVEDIT_UNROLL
+        for (int token = 0; token < kDepth; token += 16)
+          Warpgroup::multiply(sum, matrix_at(a + token * 128, kPanel, 1024),
+                              matrix_at(b + token * 128, kPanel, 1024));
+        commit_products();
+        wait_for_products<1>();
+        if (before >= 0 && lane < 2) arrive_at(ring.empty + 8 * before, lane);
+        before = ring.stage;
+        ring.advance();
+      }
+      wait_for_products<0>();
+      if (lane < 2) arrive_at(ring.empty + 8 * before, lane);
+      if (is_added) put<true>(sum, tiles, wanted);
+      else put<false>(sum, tiles, wanted);
+      is_added = true;
     }
-    wait_for_products<0>();
-    store(sum, tile, is_added);
-    is_added = true;
-  } while (k < steps);
+  }
 }
 
 }  // namespace wgmma
 
-// Grid: (tiles, splits, groups). The map's boxes are 64 tokens of 64 columns. Takes no weights.
+// Grid: two blocks per cluster of the plan. The map's boxes are 64 tokens of 64 columns. Takes no
+// weights.
 template <typename Warpgroup>
 CURVEDIT_KERNEL(wgmma::kThreads)
-syrk_accumulate_wgmma(const SyrkOnDevice p, CURVEDIT_MAP map) {
+syrk_accumulate_wgmma(const SyrkOnDevice p, const Plan plan, CURVEDIT_MAP map) {
 #if defined(CURVEDIT_ON_HOST) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using namespace wgmma;
   const Shared begin = to_shared(shared_memory());
-  unsigned char* const stages = shared_memory() + (kAlignment - begin % kAlignment) % kAlignment;
-  const Shared full = to_shared(stages) + kStages * kStage, empty = full + 8 * kStages;
+  Ring ring{shared_memory() + (kAlignment - begin % kAlignment) % kAlignment, 0, 0};
+  ring.full = to_shared(ring.stages) + kStages * kStage;
+  ring.empty = ring.full + 8 * kStages;
   if (thread_index() == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
-      init_barrier(full + 8 * stage, 1);
-      init_barrier(empty + 8 * stage, kConsumers / 32);
+      init_barrier(ring.full + 8 * stage, 1);
+      init_barrier(ring.empty + 8 * stage, 2 * kConsumers / 32);
     }
     publish_barriers();
   }
-  block_barrier();
-  const Position at = position(block_x(), p.side, kDeviceBand);
-  const int row = static_cast<int>(at.row) * kTile, column = static_cast<int>(at.column) * kTile;
-  const Range range = tokens_of(p, kDepth);
-  if (thread_index() < kConsumers)
-    consume<Warpgroup>(p, range, row == column ? 1 : 2, stages, full, empty, tile_of(p, at));
-  else if (thread_index() == kConsumers)
-    feed(&map, range, row, column, to_shared(stages), full, empty);
+  cluster_barrier();
+  if (thread_index() < kConsumers) {
+    take_registers<kMany>();
+    consume<Warpgroup>(p, plan, ring);
+  } else {
+    give_registers<kFew>();
+    if (thread_index() == kConsumers) feed(p, plan, &map, ring);
+  }
+  cluster_barrier();  // the other block may still copy to this one, and arrive here
 #endif
 }
 

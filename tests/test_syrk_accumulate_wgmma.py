@@ -1,22 +1,23 @@
-"""The kernel of Hopper GPUs without a GPU: run on a CPU, lane by lane.
-
-test_syrk_accumulate_cuda.py checks what it compiles to, since both kernels are in one source.
-"""
+"""The kernel of Hopper GPUs without a GPU: run on a CPU, lane by lane, and compiled by nvcc."""
 
 import contextlib
 import itertools
 import json
+import re
+import shutil
 
 import on_host
 import pytest
 
 SOURCE, HEADER = "syrk_accumulate_wgmma_on_host.cpp", "syrk_accumulate_wgmma.hpp"
-CASES = [  # tokens dim dtype splits groups poisoned
+CASES = [  # tokens dim dtype clusters groups poisoned
     "1 8 bf16 1 1 0",
     "64 128 bf16 1 1 0",
     "257 136 fp16 1 1 0",
     "600 264 bf16 1 1 0",  # the ring wraps around
-    "500 136 bf16 3 1 0",
+    "1600 136 bf16 3 1 0",  # three clusters share one macro tile
+    "5000 264 bf16 5 1 0",  # five share three
+    "1600 520 bf16 4 1 0",  # four compute one each, then share two
     "300 264 bf16 2 4 10",
     "400 128 fp16 1 5 30",  # the last tokens, and what lies past the columns, are NaN
     "97 120 bf16 1 2 7",
@@ -47,44 +48,99 @@ def test_sanitizers_find_nothing(tmp_path):
         assert run.returncode == 0, run.stderr
 
 
+PLAN = "syrk_accumulate_plan.hpp"
 FAULTS = {
     "products not waited for": (
+        HEADER,
         "wait_for_products<1>();",
         "wait_for_products<2>();",
     ),
-    "a stage not waited for": ("wait(full + 8 * stage, turn & 1);", "(void)turn;"),
-    "a stage filled too early": ("(turn & 1) ^ 1", "turn & 1"),
+    "a stage not waited for": (HEADER, "wait(ring.full + 8 * ring.stage, ring.turn);", ""),
+    "a stage filled too early": (HEADER, "ring.turn ^ 1);", "ring.turn);"),
     "a stage handed back too early": (
-        "arrive(empty + 8 * static_cast<unsigned>((k - 1) % kStages))",
-        "arrive(empty + 8 * stage)",
+        HEADER,
+        "if (before >= 0 && lane < 2) arrive_at(ring.empty + 8 * before, lane);",
+        "if (before >= 0 && lane < 2) arrive_at(ring.empty + 8 * ring.stage, lane);",
     ),
-    "tokens of the next group": ("if (tokens < kDepth) clear_tail", "if (tokens < 0) clear_tail"),
+    "the other block not waited for": (
+        HEADER,
+        "init_barrier(ring.empty + 8 * stage, 2 * kConsumers / 32);",
+        "init_barrier(ring.empty + 8 * stage, kConsumers / 32);",
+    ),
+    "tokens of the next group": (HEADER, "rest < kDepth) clear_tail", "rest < 0) clear_tail"),
     "the second panel": (
-        "matrix_at(b + row * 128, kPanel, 1024)",
-        "matrix_at(b + row * 128, kPanel / 2, 1024)",
+        HEADER,
+        "matrix_at(b + token * 128, kPanel, 1024)",
+        "matrix_at(b + token * 128, kPanel / 2, 1024)",
     ),
     "the next eight rows": (
-        "matrix_at(a + row * 128, kPanel, 1024)",
-        "matrix_at(a + row * 128, kPanel, 2048)",
+        HEADER,
+        "matrix_at(a + token * 128, kPanel, 1024)",
+        "matrix_at(a + token * 128, kPanel, 2048)",
     ),
-    "one operand for all tiles": ("(panel < 2 ? row : column)", "row"),
+    "the other block's columns": (HEADER, "(2 * rank + panel) * kPanel", "panel * kPanel"),
+    "the other block's rows": (HEADER, "kLeft + 2 * rank * kPanel : 0", "kLeft : 0"),
     "rows of the other warpgroup": (
-        "thread_index() / 128 * kPanel;",
-        "(1 - thread_index() / 128) * kPanel;",
+        HEADER,
+        "at + thread_index() / 128 * kPanel;",
+        "at + (1 - thread_index() / 128) * kPanel;",
+    ),
+    "a tile above the diagonal": (HEADER, "row > column ? 2 : 1", "2"),
+    "the second piece in the place of the first": (PLAN, "+ part) * kMacro", ") * kMacro"),
+    "a piece left out": (
+        PLAN,
+        "while (begin_of(plan, cluster + 1) <= start)",
+        "while (begin_of(plan, cluster) < start)",
     ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_seen(tmp_path, fault):
-    program = on_host.build_with_fault(tmp_path, SOURCE, HEADER, *FAULTS[fault])
+    program = on_host.build_with_fault(tmp_path, SOURCE, *FAULTS[fault])
     with contextlib.suppress(TimeoutError):  # a barrier that no thread passes
-        cases = itertools.product(CASES[1:7], COPIES)
+        cases = itertools.product(CASES[1:9], COPIES)
         assert any(
             on_host.run(program, case, seconds=6, **copies).returncode for case, copies in cases
         )
 
 
+def test_every_step_comes_once(program):
+    run = on_host.run(program, "plan")
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.fixture(scope="module")
+def scale_tokens(tmp_path_factory):
+    return on_host.build(tmp_path_factory.mktemp("scale"), "scale_tokens_on_host.cpp")
+
+
+@pytest.mark.parametrize("case", ["1 8 1 1", "37 136 1 0", "50 120 1 1", "41 13 0 1", "9 1 0 0"])
+def test_tokens_are_scaled_and_rounded(scale_tokens, case):
+    run = on_host.run(scale_tokens, case)
+    assert run.returncode == 0, run.stdout
+
+
 def test_shared_memory_fits(program):
     """What the launch asks for; that no more is used is checked by running it."""
     assert 0 < int(on_host.run(program, "shared").stdout) <= on_host.SHARED["90a"]
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+@pytest.mark.parametrize("architecture", on_host.SHARED)
+def test_compiles_without_spills_or_waits(architecture, tmp_path):
+    said, code = on_host.compiled(tmp_path, architecture, "syrk_accumulate_wgmma.cu")
+    assert on_host.wasted(said) == {0}
+    assert "Potential Performance Loss" not in said  # such as products that wait for each other
+    for instruction in (
+        "HGMMA.64x256x16.F32.BF16",
+        "HGMMA.64x256x16.F32 ",
+        "UTMALDG.2D.MULTICAST",
+        "USETMAXREG.TRY_ALLOC",
+        "REDG.E.ADD.F32x2",
+    ):
+        assert (instruction in code) == (architecture == "90a"), instruction
+    # Four products follow each other, and only the last is waited for.
+    products = re.findall(r"HGMMA[^;]*(gsb0)?|(WARPGROUP.DEPBAR)", code)
+    if architecture == "90a":
+        assert "".join("w" if wait else "p" for _, wait in products).startswith("ppppw")

@@ -23,7 +23,32 @@ def syrk_accumulate_cuda(
     groups: int,
     splits: int,
     stream: int,
-    hopper: bool,
+) -> None: ...
+def syrk_accumulate_wgmma(
+    out: int,
+    x: int,
+    offsets: int,
+    partial: int,
+    dtype: int,
+    tokens: int,
+    dim: int,
+    token_stride: int,
+    groups: int,
+    stream: int,
+) -> None: ...
+def syrk_partial_wgmma(tokens: int, dim: int, groups: int) -> int: ...
+def scale_tokens_cuda(
+    out: int,
+    x: int,
+    weight: int,
+    dtype: int,
+    out_dtype: int,
+    tokens: int,
+    dim: int,
+    token_stride: int,
+    dim_stride: int,
+    width: int,
+    stream: int,
 ) -> None: ...
 def second_moment_accumulate(
     out: int,

@@ -44,12 +44,27 @@ struct Warp {
   std::uintptr_t address[32];
 };
 
+struct Cluster;
+struct Hopper;
+
 struct Block {
   int x, y, z, threads;
+  Cluster* cluster;
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
-  Barrier barrier;
-  std::vector<std::uint32_t> shared;
+  Barrier barrier{};
+  std::vector<std::uint32_t> storage{};
+  std::shared_ptr<Hopper> hopper{};  // what hopper_on_host.hpp adds
+
+  // Shared memory begins at the same distance from a multiple of 1024 in every block.
+  std::uintptr_t window() const {
+    return (reinterpret_cast<std::uintptr_t>(storage.data()) + 1023) / 1024 * 1024;
+  }
+};
+
+struct Cluster {
+  std::vector<Block> blocks;
+  Barrier barrier{};
 };
 
 inline Block* block;
@@ -79,36 +94,45 @@ inline void enter() {
 
 constexpr std::size_t kStack = 256 << 10;
 
-inline void run_block(int x, int y, int z, int threads, std::size_t shared_bytes) {
-  Block here{x,  y, z, threads, std::vector<Fiber>(threads), std::vector<Warp>((threads + 31) / 32),
-             {}, {}};
-  here.shared.assign(shared_bytes / 4 + 32, 0x7fff7fffu);  // NaN as float, bfloat16 and float16
-  block = &here;
-  for (Fiber& fiber : here.fibers) {
-    fiber.stack.reset(new char[kStack]);
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStack;
-    fiber.context.uc_link = &scheduler;
-    makecontext(&fiber.context, enter, 0);
+inline void prepare(Fiber& fiber) {
+  fiber.stack.reset(new char[kStack]);
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_size = kStack;
+  fiber.context.uc_link = &scheduler;
+  makecontext(&fiber.context, enter, 0);
+}
+
+// Runs the blocks x, x + 1, … of a cluster, whose threads take turns.
+inline void run_cluster(int x, int y, int z, int size, int threads, std::size_t shared_bytes) {
+  Cluster cluster{};
+  for (int n = 0; n < size; ++n)
+    cluster.blocks.push_back({x + n, y, z, threads, &cluster, std::vector<Fiber>(threads),
+                              std::vector<Warp>((threads + 31) / 32)});
+  for (Block& here : cluster.blocks) {  // memory is NaN as float, bfloat16 and float16
+    here.storage.assign((shared_bytes + 1024 + 128) / 4, 0x7fff7fffu);
+    for (Fiber& fiber : here.fibers) prepare(fiber);
   }
   for (int left = threads; left > 0;) {
     left = 0;
-    for (int n = 0; n < threads; ++n) {
-      if (here.fibers[n].is_done) continue;
-      current = n;
-      swapcontext(&scheduler, &here.fibers[n].context);
-      left += !here.fibers[n].is_done;
-    }
+    for (Block& here : cluster.blocks)
+      for (int n = 0; n < threads; ++n) {
+        if (here.fibers[n].is_done) continue;
+        block = &here;
+        current = n;
+        swapcontext(&scheduler, &here.fibers[n].context);
+        left += !here.fibers[n].is_done;
+      }
   }
 }
 
+// Clusters, of blocks that are neighbours in x, run one after another.
 inline void launch(int x, int y, int z, int threads, std::size_t shared_bytes,
-                   const std::function<void()>& kernel) {
+                   const std::function<void()>& kernel, int cluster = 1) {
   body = &kernel;
   for (int k = 0; k < z; ++k)
     for (int j = 0; j < y; ++j)
-      for (int i = 0; i < x; ++i) run_block(i, j, k, threads, shared_bytes);
+      for (int i = 0; i < x; i += cluster) run_cluster(i, j, k, cluster, threads, shared_bytes);
 }
 
 inline Warp& warp() { return block->warps[current / 32]; }
@@ -121,8 +145,7 @@ inline std::uint16_t word(std::uint32_t pair, int high) {
 using Shared = std::uintptr_t;
 
 inline unsigned char* shared_memory() {
-  const auto address = reinterpret_cast<std::uintptr_t>(host::block->shared.data());
-  return reinterpret_cast<unsigned char*>((address + 127) / 128 * 128);
+  return reinterpret_cast<unsigned char*>(host::block->window() + 128);
 }
 inline Shared to_shared(const void* p) { return reinterpret_cast<Shared>(p); }
 inline int thread_index() { return host::current; }

@@ -39,26 +39,23 @@ struct Product {
 };
 
 struct Hopper {  // a block's state in addition to host::Block
-  const Block* owner = nullptr;
-  std::map<Shared, CountingBarrier> barriers{};
+  std::map<std::uintptr_t, CountingBarrier> barriers{};  // by their distance from window()
   std::map<int, Barrier> partial{};
   std::vector<std::vector<std::vector<Product>>> groups{};  // per thread; the last group is open
 };
 
-inline Hopper& hopper() {
-  static Hopper state;
-  static int x = -1, y = -1, z = -1;
-  if (state.owner != block || x != block->x || y != block->y || z != block->z) {
-    state = Hopper{block};
-    state.groups.assign(block->threads, {{}});
-    x = block->x, y = block->y, z = block->z;
+inline Hopper& hopper(Block& of = *block) {
+  if (!of.hopper) {
+    of.hopper = std::make_shared<Hopper>();
+    of.hopper->groups.assign(of.threads, {{}});
   }
-  return state;
+  return *of.hopper;
 }
 
-inline std::uintptr_t window() {
-  return reinterpret_cast<std::uintptr_t>(block->shared.data()) / 1024 * 1024;
+inline CountingBarrier& barrier_at(Shared place, Block& of = *block) {
+  return hopper(of).barriers.at(place - block->window());
 }
+
 inline std::uintptr_t swizzled(std::uintptr_t offset) { return offset ^ ((offset >> 7 & 7) << 4); }
 
 // Element (column, row) of the matrix that a descriptor describes.
@@ -68,40 +65,53 @@ inline std::uint16_t element(std::uint64_t matrix, int column, int row) {
   const std::uintptr_t offset =
       start + column / 64 * columns + row / 8 * rows + row % 8 * 128 + column % 64 * 2;
   std::uint16_t word;
-  std::memcpy(&word, reinterpret_cast<const char*>(window() + swizzled(offset)), 2);
+  std::memcpy(&word, reinterpret_cast<const char*>(block->window() + swizzled(offset)), 2);
   return word;
 }
 
 inline void run(const Product& product) {
   const int thread = current % 128, lane = thread % 32;
-  for (int n = 0; n < 64; ++n) {
-    const int row = thread / 32 * 16 + lane / 4 + n / 2 % 2 * 8;
-    const int column = n / 4 * 8 + lane % 4 * 2 + n % 2;
+  float left[2][16];
+  for (int half = 0; half < 2; ++half)
     for (int k = 0; k < 16; ++k)
-      product.sum[n] += product.to_float(element(product.a, row, k)) *
-                        product.to_float(element(product.b, column, k));
-  }
+      left[half][k] =
+          product.to_float(element(product.a, thread / 32 * 16 + lane / 4 + half * 8, k));
+  for (int pair = 0; pair < 64; ++pair)
+    for (int k = 0; k < 16; ++k) {
+      const int column = pair / 2 * 8 + lane % 4 * 2 + pair % 2;
+      const float right = product.to_float(element(product.b, column, k));
+      for (int half = 0; half < 2; ++half)
+        product.sum[pair / 2 * 4 + half * 2 + pair % 2] += left[half][k] * right;
+    }
 }
 
 }  // namespace host
 
 inline void init_barrier(Shared barrier, unsigned arrivals) {
-  host::hopper().barriers[barrier] = {arrivals, arrivals};
+  host::hopper().barriers[barrier - host::block->window()] = {arrivals, arrivals};
 }
 inline void publish_barriers() {}
-inline void arrive(Shared barrier) {
-  host::CountingBarrier& state = host::hopper().barriers.at(barrier);
+inline int rank_in_cluster() {
+  return static_cast<int>(host::block - host::block->cluster->blocks.data());
+}
+inline void cluster_barrier() {
+  host::Cluster& all = *host::block->cluster;
+  host::meet(all.barrier, static_cast<int>(all.blocks.size()) * host::block->threads);
+}
+inline void arrive_at(Shared barrier, int rank) {
+  host::CountingBarrier& state =
+      host::barrier_at(barrier, host::block->cluster->blocks.at(rank));
   --state.pending;
   state.settle();
 }
 inline void arrive_expecting(Shared barrier, unsigned bytes) {
-  host::hopper().barriers.at(barrier).bytes += bytes;
-  arrive(barrier);
+  host::barrier_at(barrier).bytes += bytes;
+  arrive_at(barrier, rank_in_cluster());
 }
 inline void wait(Shared barrier, unsigned parity) {
   host::yield();  // lets other threads run even where the phase is already over
   for (;;) {
-    host::CountingBarrier& state = host::hopper().barriers.at(barrier);
+    host::CountingBarrier& state = host::barrier_at(barrier);
     if (state.parity != parity) return;
     if (state.pending == 0 && !state.copies.empty()) {
       const auto [bytes, copy] = state.copies.front();
@@ -115,21 +125,25 @@ inline void wait(Shared barrier, unsigned parity) {
   }
 }
 
-inline void load_box(Shared to, const TensorMap* map, int column, int token, Shared barrier) {
+namespace host {
+
+// Copies a box to the shared memory of a block, at the place that `to` has in this block.
+inline void load_box_to(Block& target, Shared to, const TensorMap* map, int column, int token,
+                        Shared barrier) {
+  const std::uintptr_t place = to - block->window(), window = target.window();
   const auto copy = [=] {
     for (int t = 0; t < map->box_tokens; ++t)
       for (int c = 0; c < map->box_columns; ++c) {
         const bool is_inside = token + t < map->tokens && column + c < map->columns;
         const std::uint16_t word =
             is_inside ? map->base[(token + t) * map->stride + column + c] : 0;
-        const std::uintptr_t offset =
-            host::swizzled(to - host::window() + t * map->box_columns * 2 + c * 2);
-        std::memcpy(reinterpret_cast<char*>(host::window() + offset), &word, 2);
+        const std::uintptr_t offset = swizzled(place + t * map->box_columns * 2 + c * 2);
+        std::memcpy(reinterpret_cast<char*>(window + offset), &word, 2);
       }
   };
   const auto bytes = static_cast<unsigned>(map->box_tokens * map->box_columns * 2);
   static const bool is_early = std::getenv("EARLY_COPIES") != nullptr;
-  host::CountingBarrier& state = host::hopper().barriers.at(barrier);
+  CountingBarrier& state = barrier_at(barrier, target);
   if (is_early) {
     copy();
     state.bytes -= bytes;
@@ -138,6 +152,24 @@ inline void load_box(Shared to, const TensorMap* map, int column, int token, Sha
     state.copies.push_back({bytes, copy});
   }
 }
+
+}  // namespace host
+
+inline void load_box(Shared to, const TensorMap* map, int column, int token, Shared barrier) {
+  host::load_box_to(*host::block, to, map, column, token, barrier);
+}
+inline void load_box_for_both(Shared to, const TensorMap* map, int column, int token,
+                              Shared barrier) {
+  for (host::Block& target : host::block->cluster->blocks)
+    host::load_box_to(target, to, map, column, token, barrier);
+}
+
+template <int kRegisters>
+inline void take_registers() {}
+template <int kRegisters>
+inline void give_registers() {}
+inline void add_pair(float* at, float left, float right) { at[0] += left, at[1] += right; }
+inline void store_pair(float* at, float left, float right) { at[0] = left, at[1] = right; }
 
 inline void fence_async() {}
 inline void partial_barrier(int id, int threads) {
@@ -158,14 +190,14 @@ inline void wait_for_products() {
 }
 
 inline std::uint64_t matrix_at(Shared at, unsigned next_columns, unsigned next_rows) {
-  const std::uint64_t place = ((at - host::window()) & 0x3ffff) >> 4;
+  const std::uint64_t place = ((at - host::block->window()) & 0x3ffff) >> 4;
   const std::uint64_t columns = next_columns >> 4, rows = next_rows >> 4;
   return place | columns << 16 | rows << 32 | 1ull << 62;
 }
 
 template <typename Words>
 struct WarpgroupOnHost {
-  static void multiply(float (&d)[64], std::uint64_t a, std::uint64_t b) {
+  static void multiply(float (&d)[128], std::uint64_t a, std::uint64_t b) {
     host::hopper().groups[host::current].back().push_back({d, a, b, Words::to_float});
   }
 };

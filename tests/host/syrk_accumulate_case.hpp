@@ -16,7 +16,7 @@ struct Case {
   std::int64_t tokens;
   int dim;
   bool weighted, aligned;
-  int splits, groups;
+  int groups;
   std::int64_t poisoned = 0;  // the last tokens, which belong to no group and hold NaN
 };
 
@@ -45,9 +45,8 @@ int run(const Case& c, Launch launch) {
   const std::size_t size = static_cast<std::size_t>(c.groups) * tiles * kDeviceTile * kDeviceTile;
   const std::size_t guard = 1000;
   std::vector<float> out(size + 2 * guard, 7.0f);
-  std::vector<float> partial(c.splits > 1 ? c.splits * size : 0, NAN);
   SyrkOnDevice p{out.data() + guard,
-                 partial.empty() ? nullptr : partial.data(),
+                 nullptr,
                  x.data(),
                  c.weighted ? weight.data() : nullptr,
                  c.groups > 1 ? offsets.data() : nullptr,
@@ -56,13 +55,9 @@ int run(const Case& c, Launch launch) {
                  step,
                  c.dim,
                  side,
-                 c.splits,
+                 1,
                  c.groups};
   launch(p);
-  if (p.partial)
-    host::launch(static_cast<int>((size + 255) / 256), 1, 1, 256, 0, [&] {
-      syrk_add_partial(p.out, p.partial, static_cast<std::int64_t>(size), p.splits);
-    });
 
   long wrong = 0, touched = 0;
   for (std::size_t n = 0; n < guard; ++n)

@@ -16,12 +16,19 @@ void launch(const SyrkOnDevice& p) {
 }
 
 template <typename Words>
-int run(const Case& c) {
-  return run<Words>(c, [&](const SyrkOnDevice& p) {
+int run(const Case& c, int splits) {
+  return run<Words>(c, [&](SyrkOnDevice p) {
+    const std::int64_t size = p.groups * (p.side * (p.side + 1) / 2) * kDeviceTile * kDeviceTile;
+    std::vector<float> partial(splits > 1 ? splits * size : 0, NAN);
+    p.splits = splits;
+    p.partial = partial.empty() ? nullptr : partial.data();
     if (c.weighted && c.aligned) launch<Words, true, true>(p);
     else if (c.weighted) launch<Words, true, false>(p);
     else if (c.aligned) launch<Words, false, true>(p);
     else launch<Words, false, false>(p);
+    if (p.partial)
+      host::launch(static_cast<int>((size + 255) / 256), 1, 1, 256, 0,
+                   [&] { syrk_add_partial(p.out, p.partial, size, p.splits); });
   });
 }
 
@@ -50,6 +57,8 @@ int main(int count, char** words) {
   if (count == 2 && std::string(words[1]) == "shared") return std::printf("%d\n", mma::kShared) < 0;
   if (count != 8) return 2;
   const Case c{std::atoll(words[1]), std::atoi(words[2]), words[4][0] == '1',
-               words[5][0] == '1',   std::atoi(words[6]), std::atoi(words[7])};
-  return std::string(words[3]) == "bf16" ? run<Bfloat16Words>(c) : run<Float16Words>(c);
+               words[5][0] == '1', std::atoi(words[7])};
+  const int splits = std::atoi(words[6]);
+  return std::string(words[3]) == "bf16" ? run<Bfloat16Words>(c, splits)
+                                         : run<Float16Words>(c, splits);
 }

@@ -10,7 +10,7 @@ from curvedit.kernels.contract import in_memory, in_order
 from curvedit.kernels.splits import in_two_calls, shares_of
 from curvedit.kernels.tiles import tile_count
 
-_DTYPES = {torch.bfloat16: 1, torch.float16: 2}
+DTYPES = {torch.bfloat16: 1, torch.float16: 2}
 
 
 def syrk_accumulate(
@@ -27,20 +27,10 @@ def syrk_accumulate(
     Raises:
         RuntimeError: CUDA refused the launch; the message is CUDA's own.
     """
-    launch(out, x, weight, offsets, hopper=False)
-
-
-syrk_accumulate_pair = in_two_calls(syrk_accumulate)
-
-
-def launch(
-    out: Tensor, x: Tensor, weight: Tensor | None, offsets: Tensor | None, *, hopper: bool
-) -> None:
-    """Queue the generic kernel, or Hopper's, which takes no weights and aligned rows only."""
     tokens, dim = x.shape
     groups = 1 if offsets is None else out.shape[0]
-    x, weight = in_memory(x), None if weight is None else in_order(weight)
-    offsets = None if offsets is None else in_order(offsets)
+    x = in_memory(x)
+    weight, offsets = (None if each is None else in_order(each) for each in (weight, offsets))
     with torch.cuda.device(x.device):
         processors = torch.cuda.get_device_properties(x.device).multi_processor_count
         splits = shares_of(tile_count(dim) * groups, tokens // max(1, groups), processors)
@@ -48,10 +38,10 @@ def launch(
         _C.syrk_accumulate_cuda(
             out.data_ptr(),
             x.data_ptr(),
-            0 if weight is None else weight.data_ptr(),
-            0 if offsets is None else offsets.data_ptr(),
-            0 if partial is None else partial.data_ptr(),
-            _DTYPES[x.dtype],
+            address(weight),
+            address(offsets),
+            address(partial),
+            DTYPES[x.dtype],
             tokens,
             dim,
             x.stride(0),
@@ -59,7 +49,19 @@ def launch(
             groups,
             splits,
             torch.cuda.current_stream().cuda_stream,
-            hopper,
         )
-        if os.environ.get("CURVEDIT_DEBUG"):
-            torch.cuda.synchronize()
+        wait_if_debugging()
+
+
+syrk_accumulate_pair = in_two_calls(syrk_accumulate)
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor's data begin; 0 for none."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def wait_if_debugging() -> None:
+    """Wait for the device if ``CURVEDIT_DEBUG`` is set, so that its errors are raised here."""
+    if os.environ.get("CURVEDIT_DEBUG"):
+        torch.cuda.synchronize()

@@ -111,14 +111,12 @@ def _cuda_pair(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
     return _not_half(x)
 
 
-def _wgmma(_: Tensor, x: Tensor, weight: Tensor | None = None, *__: Any) -> str:
-    if x.dtype not in HALVES:
-        return _not_half(x)
-    if weight is not None:
-        return "takes no weights"
-    if x.stride(1) != 1 or x.shape[1] % 8 or x.stride(0) % 8 or x.data_ptr() % 16:
-        return "takes contiguous rows with length, stride and address in multiples of 16 bytes"
-    return "" if x.shape[0] < 1 << 31 else "takes fewer than 2^31 tokens"
+def _wgmma(_: Tensor, x: Tensor, *__: Any) -> str:
+    return _not_half(x) or ("" if x.shape[0] < 1 << 31 else "takes fewer than 2^31 tokens")
+
+
+def _wgmma_pair(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
+    return _wgmma(_, x)
 
 
 def _reference_syrk(_: Tensor, x: Tensor, *__: Any) -> str:
@@ -158,6 +156,7 @@ def _moment_instructions(*_: Any) -> str:
 
 _UNMEASURED = "has not yet been measured on any GPU; request it by name"
 _CPU, _CUDA, _KERNELS = "curvedit.ops.cpu", "curvedit.ops.cuda", "curvedit.kernels"
+_WGMMA = "curvedit.ops.cuda_wgmma"
 
 
 def _projections(check: Callable[..., None]) -> Op:
@@ -179,10 +178,8 @@ TABLE: dict[str, Op] = {
         require_syrk,
         (
             Backend("cpp", _CPU, _off_cpu, _fake, _syrk_instructions),
+            Backend("wgmma", _WGMMA, _off_hopper, _wgmma, by_name_only=_UNMEASURED),
             Backend("cuda", _CUDA, _off_cuda, _cuda_syrk, by_name_only=_UNMEASURED),
-            Backend(
-                "wgmma", "curvedit.ops.cuda_wgmma", _off_hopper, _wgmma, by_name_only=_UNMEASURED
-            ),
             Backend(
                 "triton",
                 f"{_KERNELS}.syrk_accumulate_triton",
@@ -197,6 +194,7 @@ TABLE: dict[str, Op] = {
         require_pair,
         (
             Backend("cpp", _CPU, _off_cpu, _fake, _pair_instructions),
+            Backend("wgmma", _WGMMA, _off_hopper, _wgmma_pair, by_name_only=_UNMEASURED),
             Backend("cuda", _CUDA, _off_cuda, _cuda_pair, by_name_only=_UNMEASURED),
             Backend(
                 "triton",
