@@ -53,6 +53,84 @@ def test_wrong_numbers_fail(monkeypatch, capsys):
     assert "doctor: wrong numbers from syrk_accumulate (cpp, cpu)" in captured.err
 
 
+def planted(monkeypatch, change):
+    """The check of the compiled kernel whose result ``change`` has changed."""
+    right = ops.call
+
+    def wrong(op, *arguments, backend=None):
+        returned = right(op, *arguments, backend=backend)
+        if (op, backend) == ("syrk_accumulate", "cpp"):
+            change(arguments[0], arguments[1])
+        return returned
+
+    monkeypatch.setattr(ops, "call", wrong)
+    return doctor.check("syrk_accumulate", "cpp", "cpu")
+
+
+def test_a_kernel_that_truncates_when_it_adds_is_sound(monkeypatch):
+    def cut(out, x):
+        if x.is_floating_point() and not torch.equal(x, x.round()):
+            out *= 1 - doctor.truncation(len(x))
+
+    assert planted(monkeypatch, cut).is_sound
+
+
+def test_a_kernel_that_is_off_by_one_in_exact_sums_is_wrong(monkeypatch):
+    def off(out, x):
+        if torch.equal(x, x.round()):
+            out[0, 3, 2] += 1
+
+    check = planted(monkeypatch, off)
+    assert check.error < check.limit
+    assert not check.is_sound
+    assert "WRONG" in str(check)
+    assert "not exact on integers" in str(check)
+
+
+def test_a_kernel_that_loses_more_than_truncation_is_wrong(monkeypatch):
+    def lose(out, x):
+        if x.dtype != torch.float32 and not torch.equal(x, x.round()):
+            out *= 1 - 8 * doctor.truncation(len(x))
+
+    check = planted(monkeypatch, lose)
+    assert check.is_exact
+    assert not check.is_sound
+
+
+def test_nan_is_wrong(monkeypatch):
+    assert not planted(monkeypatch, lambda out, x: out.fill_(torch.nan)).is_sound
+
+
+def test_a_kernel_that_raises_is_wrong_and_the_rest_is_examined(monkeypatch, capsys):
+    def fail(out, x):
+        raise RuntimeError("an illegal memory access was encountered\nand more")
+
+    check = planted(monkeypatch, fail)
+    assert not check.is_sound
+    assert check.reason == "raised RuntimeError: an illegal memory access was encountered"
+    assert main(["doctor"]) == 1
+    assert "masked_project" in capsys.readouterr().out
+
+
+def test_every_backend_of_a_kernel_has_trials_it_takes():
+    """Such as sums without weights, which the Hopper kernel needs."""
+    trials = doctor._TRIALS["syrk_accumulate"](torch.device("cpu"))
+    assert {len(trial.arguments) for trial in trials} == {2, 3}
+    assert {trial.limit == 0 for trial in trials} == {True, False}
+
+
+def test_truncation_bounds_a_sum_that_is_cut():
+    """16 products at a time, each sum cut to 24 bits, and all of one sign."""
+    values = torch.rand(4096, generator=torch.Generator().manual_seed(0)).double() + 0.5
+    total = 0.0
+    for part in values.split(16):
+        total += float(part.sum())
+        unit = 2.0 ** (torch.tensor(total).log2().floor().item() - 23)
+        total = total // unit * unit
+    lost = 1 - total / float(values.sum())
+    assert 0.1 * doctor.truncation(4096) < lost <= doctor.truncation(4096)
+
+
 def test_a_reason_is_given_where_a_backend_cannot_run():
     check = doctor.check("syrk_accumulate", "triton", "cpu")
     assert check.use == "cannot"

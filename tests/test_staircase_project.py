@@ -7,6 +7,7 @@ from cases import integers, limits_of, normal, orthogonal, permutation, run
 from compare import assert_as_accurate
 
 from curvedit import ops
+from curvedit.doctor import truncation
 from curvedit.kernels import staircase_project_plan as staircase_plan
 from curvedit.kernels import staircase_project_ref as reference
 from curvedit.kernels.staircase_project_plan import plan
@@ -54,9 +55,12 @@ def test_matches_float64(backend, m, n, share):
         plain = w - reference.staircase_project(
             w, u_out.flip(1), u_in.flip(1), (n - limits).flip(0)
         )
-        assert (got.double() - truth).abs().max() <= 4 * (plain.double() - truth).abs().max() + 1e-6
+        bound = 4 * (plain.double() - truth).abs().max() + 1e-6
+        bound += w.abs().max() * truncation(6 * (m + n) * (backend == "triton"))
+        assert (got.double() - truth).abs().max() <= bound
         return
-    assert_as_accurate(got, plain, truth)
+    # Triton multiplies as 3xTF32, which tensor cores add eight at a time, there and back
+    assert_as_accurate(got, plain, truth, truncated=6 * (m + n) * (backend == "triton"))
 
 
 @sized

@@ -1,5 +1,6 @@
 """What is installed, which backend each op uses here and why, and whether it is correct."""
 
+import math
 import os
 import platform
 import warnings
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch import Tensor
 from curvedit import _C, ops
 from curvedit.ops import tiles
 
-TOLERANCE = 1e-5  # relative; a float32 sum of 300 products is off by 1e-7 to 1e-6
+TOLERANCE = 1e-5  # of float32 input, relative; a sum of 300 products is off by 1e-7 to 1e-6
 _PACKAGES = ("curvedit", "torch", "triton", "transformers", "numpy")
 _TOKENS, _SIZE = 300, 200
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -32,17 +34,22 @@ class Check:
     use: str  # "default" if a call that names no backend runs it, "by name" or "cannot"
     reason: str  # why it cannot run, or is not the default
     error: float | None  # relative to float64 (Frobenius), the worst of its trials; None if not run
+    limit: float | None = None  # what the error of that trial may be
+    is_exact: bool | None = None  # on integers, whose sums do not round
 
     @property
     def is_sound(self) -> bool:
         """Whether its numbers are right; true if it was not run."""
-        return self.error is None or self.error <= TOLERANCE
+        if self.error is None or self.limit is None:
+            return True
+        return self.is_exact is not False and self.error <= self.limit
 
     def __str__(self) -> str:
         """One line."""
         verdict = ""
         if self.error is not None:
             verdict = f"{'ok' if self.is_sound else 'WRONG'}, error {self.error:.0e}"
+            verdict += ", not exact on integers" if self.is_exact is False else ""
         where = f"{self.op:25}{self.device:5} {self.backend:10} {self.use:8}"
         return f"{where} {verdict:17} {self.reason}".rstrip()
 
@@ -102,12 +109,42 @@ def check(op: str, backend: str, device: str) -> Check:
     able = [trial for trial, reason in zip(trials, reasons, strict=True) if not reason]
     if not able:
         return Check(op, device, backend, "cannot", reasons[0], None)
-    error = max(trial.error(ops.call(op, *trial.arguments, backend=backend)) for trial in able)
     default, refusal = _default(op, able[0].arguments)
-    if default == backend:
-        return Check(op, device, backend, "default", "", error)
     reason = refusal or ops.why_by_name_only(op, backend) or f"after {default}"
-    return Check(op, device, backend, "by name", reason, error)
+    use, reason = ("default", "") if default == backend else ("by name", reason)
+    try:
+        numbers = _numbers(op, backend, able)
+    except Exception as failure:  # noqa: BLE001 - whatever a kernel raises is what is asked for
+        said = str(failure).strip().partition("\n")[0]
+        reason, numbers = f"raised {type(failure).__name__}: {said}", (math.inf, 0.0, False)
+    return Check(op, device, backend, use, reason, *numbers)
+
+
+def _numbers(op: str, backend: str, trials: "list[_Trial]") -> tuple[float, float, bool]:
+    """The worst error that may be, its limit, and whether every exact trial was exact."""
+    found = [(t.error(ops.call(op, *t.arguments, backend=backend)), t.limit) for t in trials]
+    is_exact = all(error == 0 for error, limit in found if limit == 0)
+    others = [each for each in found if each[1]] or found
+    error, limit = max(others, key=lambda each: _excess(*each))
+    return error, limit, is_exact
+
+
+def _excess(error: float, limit: float) -> float:
+    """How far an error is beyond its limit; NaN is beyond all."""
+    return math.inf if math.isnan(error) else error - limit
+
+
+def truncation(tokens: int) -> float:
+    """What a sum of half-precision products may lose on tensor cores, relative to the sum.
+
+    An instruction adds 16 products to the sum and cuts the result to 24 bits, which loses up to
+    ``2^-23`` of the sum so far, always toward zero. A sum of squares grows evenly: after ``k`` of
+    ``n = tokens / 16`` instructions it is ``k / n`` of the whole. All that is lost is at most
+    ``sum_k 2^-23 k / n``, about ``n 2^-24``. Products of mixed signs add up to less on the way than
+    the largest sum of squares does. This comes on top of what float32 arithmetic loses when it
+    rounds to nearest.
+    """
+    return tokens / 16 * 2.0**-24
 
 
 def _default(op: str, arguments: tuple[Any, ...]) -> tuple[str, str]:
@@ -125,22 +162,46 @@ class _Trial:
     arguments: tuple[Any, ...]
     result: Callable[[Any], Tensor]  # what to compare, from what the kernel returned
     truth: Tensor  # float64
+    limit: float  # of the error; 0 where nothing rounds
 
     def error(self, returned: Any) -> float:
-        got = self.result(returned).double().cpu()
-        return float((got - self.truth.cpu()).norm() / self.truth.norm())
+        return _error(self.result(returned), self.truth)
 
 
-def _tokens(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def _error(got: Tensor, truth: Tensor) -> float:
+    truth = truth.double().cpu()
+    return float((got.double().cpu() - truth).norm() / truth.norm())
+
+
+def _limit(plain: Tensor, truth: Tensor, dtype: torch.dtype) -> float:
+    """Twice torch's error in float32, and what tensor cores lose beside it."""
+    if dtype == torch.float32:
+        return TOLERANCE
+    eps = torch.finfo(torch.float32).eps
+    return 2 * (_error(plain, truth) + truncation(_TOKENS)) + eps
+
+
+# (whether nothing rounds, dtype of the input): the exact trials come first
+_KINDS = [(is_exact, dtype) for is_exact in (True, False) for dtype in _DTYPES]
+
+
+def _tokens(is_exact: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Tokens and weights, on the CPU.
+
+    Some backends multiply tokens by the roots of the weights in the input's precision. Small
+    integers times small integers, and any numbers times powers of two, are exact there.
+    """
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_TOKENS, _SIZE, generator=generator).to(dtype)
-    roots = torch.randint(4, (_TOKENS,), generator=generator).float()
-    weight = roots.square()  # backends that multiply by the roots find them exactly
-    return x.to(device), weight.to(device)
+    x = torch.randn(_TOKENS, _SIZE, generator=generator)
+    if is_exact:
+        x = torch.randint(-4, 5, (_TOKENS, _SIZE), generator=generator).float()
+    roots = torch.randint(5 if is_exact else 3, (_TOKENS,), generator=generator).float()
+    return x.to(dtype), roots.square()
 
 
-def _sum(x: Tensor, weight: Tensor) -> Tensor:
-    return (x.double() * weight.double()[:, None]).mT @ x.double()
+def _sum(x: Tensor, weight: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    rows = x.to(dtype) * weight.to(dtype).sqrt()[:, None]
+    return rows.mT @ rows
 
 
 def _unpacked(outs: list[Tensor], _: Any) -> Tensor:
@@ -148,22 +209,31 @@ def _unpacked(outs: list[Tensor], _: Any) -> Tensor:
 
 
 def _syrk(device: torch.device) -> list[_Trial]:
-    trials = []
-    for dtype in _DTYPES:
-        x, weight = _tokens(dtype, device)
-        out = tiles.zeros(_SIZE, device=device)
-        trials.append(_Trial((out, x, weight), partial(_unpacked, [out]), _sum(x, weight)[None]))
-    return trials
+    weighted = [_sums(kind, device, lambda w: [w], lambda w: (w,)) for kind in _KINDS]
+    return weighted + [_sums(kind, device, lambda w: [w**0], lambda _: ()) for kind in _KINDS]
 
 
 def _pair(device: torch.device) -> list[_Trial]:
-    trials = []
-    for dtype in _DTYPES:
-        x, weight = _tokens(dtype, device)
-        outs = [tiles.zeros(_SIZE, device=device) for _ in range(2)]
-        truth = torch.stack([_sum(x, torch.ones_like(weight)), _sum(x, weight)])
-        trials.append(_Trial((*outs, x, weight), partial(_unpacked, outs), truth))
-    return trials
+    return [_sums(kind, device, lambda w: [w**0, w], lambda w: (w,)) for kind in _KINDS]
+
+
+def _sums(
+    kind: tuple[bool, torch.dtype],
+    device: torch.device,
+    weights_of: Callable[[Tensor], list[Tensor]],  # of each output
+    given: Callable[[Tensor], tuple[Tensor, ...]],  # the arguments after x
+) -> _Trial:
+    is_exact, dtype = kind
+    x, weight = _tokens(is_exact, dtype)
+    weights = weights_of(weight)
+    outs = [tiles.zeros(_SIZE, device=device) for _ in weights]
+    truth, plain = (
+        torch.stack([_sum(x, each, as_) for each in weights])
+        for as_ in (torch.float64, torch.float32)
+    )
+    limit = 0.0 if is_exact else _limit(plain, truth, dtype)
+    arguments = (*outs, x.to(device), *(each.to(device) for each in given(weight)))
+    return _Trial(arguments, partial(_unpacked, outs), truth, limit)
 
 
 def _itself(out: Tensor, _: Any) -> Tensor:
@@ -171,16 +241,22 @@ def _itself(out: Tensor, _: Any) -> Tensor:
 
 
 def _second_moment(device: torch.device) -> list[_Trial]:
-    trials = []
-    for dtype in _DTYPES:
-        g, _ = _tokens(dtype, device)
+    trials, bounds = [], [0, _TOKENS // 3, _TOKENS]
+    for is_exact, dtype in _KINDS:
+        g, _ = _tokens(is_exact, dtype)
         a, out = g.flip(1), torch.zeros(_SIZE, _SIZE, device=device)
-        offsets = torch.tensor([0, _TOKENS // 3, _TOKENS], device=device)
-        cut = _TOKENS // 3
-        halves = [g.double()[part].mT @ a.double()[part] for part in (slice(cut), slice(cut, None))]
-        truth = halves[0].square() + halves[1].square()
-        trials.append(_Trial((out, g, a, offsets), partial(_itself, out), truth))
+        truth, plain = (
+            _squares(g.to(as_), a.to(as_), bounds) for as_ in (torch.float64, out.dtype)
+        )
+        limit = 0.0 if is_exact else _limit(plain, truth, dtype)
+        arguments = (out, g.to(device), a.to(device), torch.tensor(bounds, device=device))
+        trials.append(_Trial(arguments, partial(_itself, out), truth, limit))
     return trials
+
+
+def _squares(g: Tensor, a: Tensor, bounds: list[int]) -> Tensor:
+    products = [g[start:stop].mT @ a[start:stop] for start, stop in pairwise(bounds)]
+    return torch.stack(products).square().sum(0)
 
 
 def _staircase(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,26 +268,40 @@ def _staircase(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 def _limits(device: torch.device) -> list[_Trial]:
     lam, mu, limits = _staircase(device)
-    return [_Trial((lam, mu, 0.7), lambda returned: returned[0], limits.double())]
+    return [_Trial((lam, mu, 0.7), lambda returned: returned[0], limits.double(), 0.0)]
 
 
 def _project(op: str, device: torch.device) -> list[_Trial]:
-    """A trial of one of the projections, which takes a staircase or the same as a mask."""
+    """Trials of one of the projections, which takes a staircase or the same as a mask."""
     _, _, limits = _staircase(device)
-    generator = torch.Generator().manual_seed(0)
-    w, *squares = (
-        torch.randn(m, n, generator=generator)
-        for m, n in ((_SIZE, _TOKENS), 2 * (_SIZE,), 2 * (_TOKENS,))
-    )
-    u_out, u_in = (torch.linalg.qr(square.double()).Q for square in squares)
     kept = torch.arange(_TOKENS) < limits[:, None]
     mask = torch.from_numpy(np.packbits(kept.numpy(), axis=1))
-    components = (u_out.mT @ w.double() @ u_in) * kept
-    truth = components if op == "staircase_rotate" else u_out @ components @ u_in.mT
-    given = components.float() if op == "staircase_restore" else w
-    which = mask if op == "masked_project" else limits
-    arguments = tuple(value.to(device) for value in (given, u_out.float(), u_in.float(), which))
-    return [_Trial(arguments, lambda returned: returned, truth)]
+    trials = []
+    for is_exact in (True, False):
+        w, u_out, u_in = _rotated(is_exact)
+        components = (u_out.mT @ w @ u_in) * kept
+        truth = components if op == "staircase_rotate" else u_out @ components @ u_in.mT
+        given = components if op == "staircase_restore" else w
+        which = mask if op == "masked_project" else limits
+        arguments = (given.float(), u_out.float(), u_in.float(), which)
+        placed = tuple(value.to(device) for value in arguments)
+        limit = 0.0 if is_exact else TOLERANCE
+        trials.append(_Trial(placed, lambda returned: returned, truth, limit))
+    return trials
+
+
+def _rotated(is_exact: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """A weight and its bases, in float64: integers and permutations where nothing may round."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(_SIZE, _TOKENS, generator=generator)
+    left, right = (torch.randn(n, n, generator=generator).double() for n in (_SIZE, _TOKENS))
+    if is_exact:
+        return w.mul(4).round().double(), _permutation(left), _permutation(right)
+    return w.double(), torch.linalg.qr(left).Q, torch.linalg.qr(right).Q
+
+
+def _permutation(square: Tensor) -> Tensor:
+    return torch.eye(len(square), dtype=square.dtype)[square[0].argsort()]
 
 
 _TRIALS: dict[str, Callable[[torch.device], list[_Trial]]] = {
