@@ -4,7 +4,9 @@ import os
 
 import torch
 
-if not torch.cuda.is_available():  # must be set before a kernel module is imported
+if torch.cuda.is_available():  # must be set before the first product
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+else:  # must be set before a kernel module is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
@@ -22,13 +24,22 @@ def pytest_report_header() -> str:
     return f"{versions}, cpu {_C.instruction_sets('syrk_accumulate')[0]}, gpu {gpu}"
 
 
+def pytest_configure(config) -> None:
+    if torch.cuda.is_available():  # asked for where memory is NaN until written
+        config.addinivalue_line(
+            "filterwarnings", "ignore:.*does not have a deterministic implementation:UserWarning"
+        )
+
+
 KERNELS = ("syrk_accumulate", "second_moment_accumulate", "staircase_limits", "staircase_project")
 
 
 @pytest.fixture(autouse=True)
 def _memory_is_nan_until_written(request):
     """In the kernels' tests torch.empty gives NaN, so that no corner is left unwritten unseen."""
-    if not any(name in request.module.__name__ for name in (*KERNELS, "refuses", "borders")):
+    if not any(
+        name in request.module.__name__ for name in (*KERNELS, "refuses", "borders", "test_gpu")
+    ):
         yield
         return
     torch.use_deterministic_algorithms(True, warn_only=True)
