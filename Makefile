@@ -45,8 +45,9 @@ bench: $(STAMP)  ## run the benchmarks and save their JSON under benchmarks/resu
 	mkdir -p benchmarks/results/$(MACHINE)
 	mv $(VENV)/kernels.json $(VENV)/fit.json $(VENV)/eigen.json benchmarks/results/$(MACHINE)
 
-gpu:  ## on a GPU machine: build, test and measure, with PYTHON's torch
-	PYTHON=$(PYTHON) bash benchmarks/gpu.sh
+gpu:  ## on a GPU machine: build, test and measure, with PYTHON's torch; no network
+	PYTHON=$(PYTHON) bash benchmarks/gpu_correct.sh $(DRY)
+	PYTHON=$(PYTHON) bash benchmarks/gpu_measure.sh $(DRY)
 
 clean:  ## remove .venv, builds and caches
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache

@@ -25,6 +25,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # here, so that the tests run where pytest-benchmark is not installed
+    category = "pytest_benchmark.logger.PytestBenchmarkWarning"
+    config.addinivalue_line("filterwarnings", f"default::{category}")
     options = config.option
     saves = options.benchmark_json or options.benchmark_save or options.benchmark_autosave
     if saves and not options.allow_dirty:

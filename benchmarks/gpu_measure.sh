@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# On a GPU machine, in at most 500 s: runs every program of gpu_measure/, each of which writes JSON
+# lines. gpu_steps.sh says what PYTHON, OUT and --dry are; gpu_correct.sh comes before.
+source "$(dirname "$0")/gpu_steps.sh"
+require_gpu
+
+declare -A seconds=([ceilings]=35 [eigen]=60 [fit_7b]=90 [staircase]=50 [syrk]=90 [triton_grid]=60)
+startup=15  # of a program, until it counts its own time
+build
+for file in benchmarks/gpu_measure/*.py; do
+  name=$(basename "$file" .py)
+  case $name in common | predictions | report | "*") continue ;; esac
+  limit=${seconds[$name]:-15}
+  options=(--json "$out/$name.json" --seconds $((limit - startup)))
+  [ $dry = 1 ] && options+=(--dry)
+  step "$name" "$limit" "$python" "$file" "${options[@]}"
+done
+finish
