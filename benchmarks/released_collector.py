@@ -19,8 +19,9 @@ class _Moments:
     """Sums for A and G of one projection."""
 
     def __init__(self, module):
-        self.a = torch.zeros(module.in_features, module.in_features)
-        self.g = torch.zeros(module.out_features, module.out_features)
+        device = module.weight.device
+        self.a = torch.zeros(module.in_features, module.in_features, device=device)
+        self.g = torch.zeros(module.out_features, module.out_features, device=device)
         self.tokens = 0
         self.inputs = None
         self.handles = [
@@ -38,22 +39,22 @@ class _Moments:
         self.tokens += len(g)
 
 
-def collect(model, batches, seed=0):
-    """Mean (A, G) per projection of every layer."""
-    generator = torch.Generator().manual_seed(seed)
+def collect(model, batches, seed=0, layers=None):
+    """Mean (A, G) per projection of every layer, or of these layers' numbers."""
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     found = {}
     model.train()  # or there is no gradient checkpointing; the model has no dropout
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
-    layers = model.model.layers
-    for first in range(0, len(layers), LAYERS_PER_PASS):
+    numbers = list(range(len(model.model.layers)) if layers is None else layers)
+    for first in range(0, len(numbers), LAYERS_PER_PASS):
         model.requires_grad_(False)
         moments = {}
-        for number in range(first, min(first + LAYERS_PER_PASS, len(layers))):
+        for number in numbers[first : first + LAYERS_PER_PASS]:
             for projection in PROJECTIONS:
-                module = getattr(layers[number].mlp, projection)
+                module = getattr(model.model.layers[number].mlp, projection)
                 module.weight.requires_grad_(True)
                 moments[f"model.layers.{number}.mlp.{projection}"] = _Moments(module)
         for ids in batches:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _WORKER = "CURVEDIT_MEASURE_WORKER"
+_START = 8.0  # seconds that a worker takes to begin
 _LEAST = 8.0  # seconds: with less left no worker is started again
 _TURN = 4e-4  # seconds that a timed turn takes at least, in several calls if need be
 _HERTZ = 2e9  # at least the clock that torch.cuda._sleep counts
@@ -90,10 +91,11 @@ def _supervise(options, stall):
 
 def _watched(worker, state, deadline, stall):
     """Wait for the worker; return "" or why it ended early."""
+    ready = time.time() + _START
     while worker.poll() is None:
         time.sleep(0.05)
         now = time.time()
-        hangs = now - state.stat().st_mtime > stall
+        hangs = now - max(ready, state.stat().st_mtime) > stall
         if now > deadline or hangs:
             worker.kill()
             with suppress(subprocess.TimeoutExpired):
@@ -226,7 +228,7 @@ def facts(session):
     }
 
 
-def interleaved(session, runs, *, rounds=11, budget=math.inf):
+def interleaved(session, runs, *, rounds=11, budget=math.inf, ahead=0.02):
     """Time candidates in turn, so that ratios share the device's state.
 
     Args:
@@ -234,6 +236,7 @@ def interleaved(session, runs, *, rounds=11, budget=math.inf):
         runs: Name to a function of the number of a set of inputs.
         rounds: Turns of each; fewer, but no less than 3, where ``budget`` would be exceeded.
         budget: Seconds for all of it.
+        ahead: Seconds, at most, that the device waits for the host to queue a turn's calls.
 
     Returns:
         Name to ``ms`` (the median per call), ``q1``, ``q3``, ``rounds``, ``calls`` (per turn) and
@@ -253,7 +256,7 @@ def interleaved(session, runs, *, rounds=11, budget=math.inf):
         for name, (run, seconds, host) in list(ready.items()):
             calls = max(1, min(16, math.ceil(_TURN / max(seconds, 1e-9))))
             timed = session.attempt(
-                name, lambda each=(run, turn, calls, host): _turn(session, *each)
+                name, lambda each=(run, turn, calls, host): _turn(session, *each, ahead)
             )
             if timed is None:
                 ready.pop(name)
@@ -276,7 +279,7 @@ def _warmed(session, run):
     return time.perf_counter() - began, host
 
 
-def _turn(session, run, turn, calls, host):
+def _turn(session, run, turn, calls, host, ahead):
     """Milliseconds per call."""
     if session.device.type == "cpu":
         began = time.perf_counter()
@@ -285,7 +288,7 @@ def _turn(session, run, turn, calls, host):
         return 1e3 * (time.perf_counter() - began) / calls
     cuda = session.torch.cuda
     start, stop = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
-    cuda._sleep(int(_HERTZ * min(0.02, 2e-5 + 1.5 * host * calls)))
+    cuda._sleep(int(_HERTZ * min(ahead, 2e-5 + 1.5 * host * calls)))
     start.record()
     for call in range(calls):
         run(turn * calls + call)
