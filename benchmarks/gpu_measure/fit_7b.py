@@ -31,6 +31,7 @@ from released_collector import collect
 CAP = 24 << 30  # bytes
 TOKENS = 20_000_000  # of a whole fit, which rates are extrapolated to
 _WINDOW = 512
+_BATCH = "batches, without their checks"
 _SECONDS = 7.0  # that one measurement may take, about
 # Name: layers fitted, weighted sums too, cap, backend of the accumulation (None for the default).
 CASES = {
@@ -141,7 +142,9 @@ def _measured(session, model, layers, weighted, samples):
         seconds, factors = _timed(session, fit, count)
     peak = 0 if session.dry else torch.cuda.max_memory_allocated()
     tokens = (count - 1) * samples * (32 if session.dry else _WINDOW)
-    rate = tokens / max(seconds - once, 1e-9)
+    if seconds <= once:
+        raise RuntimeError(f"{count} batches took {seconds} s, one took {once} s: no rate")
+    rate = tokens / (seconds - once)
     provenance = {} if weighted is None else _plain(factors.provenance)
     del factors
     whole = TOKENS / rate / 60 * (1 if weighted is not None else _passes(model, layers))
@@ -149,6 +152,7 @@ def _measured(session, model, layers, weighted, samples):
     row |= {"seconds": round(seconds, 3), "once": round(once, 3), "peak_bytes": peak}
     row |= {"tokens_per_second": round(rate, 1), "minutes_of_20_million": round(whole, 1)}
     row["phases_seconds"] = {each: round(_sum(spans), 4) for each, spans in phases.items()}
+    row["batch_seconds"] = [round(_sum([span]), 4) for span in phases[_BATCH]]
     session.write("row", candidate=session.case, provenance=provenance, **row)
     text = f"{rate:9.0f} tokens/s, {whole:6.1f} min of 20 M, {peak / 2**30:.1f} GiB"
     session.show(f"{samples} samples", f"{text} {row['phases_seconds']}")
@@ -193,7 +197,7 @@ def _phases(session, phases):
         "self-check": (passes, "check_fidelity"),
         "all blocks forward": (streaming, "_run_blocks"),
         "head and loss": (streaming, "_run_tail"),
-        "a batch, without its checks": (passes, "streamed_backward"),
+        _BATCH: (passes, "streamed_backward"),
         "accumulate": (moments.Moments, "add"),
     }
     patches = [
