@@ -4,9 +4,10 @@
 # into its environment. OUT gets steps.jsonl, a line per step as it ends, and logs.txt, what the
 # steps print, as they print it. A step that fails or hangs does not stop the others. With --dry
 # every step runs in its form for a CPU, four times as long at most, and the limits are added up.
+# ONLY, a regular expression, picks steps beside the build; TOTAL shortens the whole.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-readonly TOTAL=500  # seconds of all steps
+readonly TOTAL=${TOTAL:-500}  # seconds of all steps
 dry=0
 [ "${1:-}" = --dry ] && dry=1
 python=${PYTHON:-python3}
@@ -21,11 +22,12 @@ unset TRITON_INTERPRET
 step() {  # name, seconds, command
   local name=$1 seconds=$2 start=$SECONDS limit left=$((TOTAL - (SECONDS - begun))) status outcome from
   shift 2
+  [[ $name = build || $name =~ ${ONLY:-.} ]] || return 0
   planned=$((planned + seconds))
   limit=$((seconds < left ? seconds : left))
   [ $dry = 1 ] && limit=$((4 * seconds))
   from=$(($(stat -c %s "$out/logs.txt" 2>/dev/null || echo 0) + 1))
-  echo "=== $name: $*" >>"$out/logs.txt"
+  echo "=== $name: $(tr "\n" " " <<<"$*" | cut -c 1-300)" >>"$out/logs.txt"
   if [ $limit -lt 5 ]; then
     status=-1 outcome="no time left"
   else
@@ -94,4 +96,4 @@ install() {
   "$python" "${into[@]}" ${isolation:+"$isolation"} -Ccmake.define.CMAKE_CUDA_ARCHITECTURES="$architecture-real" .
 }
 
-build() { step build 100 bash -c "$(declare -f has install); $(declare -p python site dry); install"; }
+build() { step build 90 bash -c "$(declare -f has install); $(declare -p python site dry); install"; }

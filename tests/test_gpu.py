@@ -6,7 +6,6 @@ all of its sizes and reports those that failed. ``CURVEDIT_REHEARSE=1`` runs the
 
 import itertools
 import math
-import os
 
 import numpy as np
 import pytest
@@ -38,19 +37,6 @@ from curvedit.kernels import staircase_project_ref as staircase_reference
 
 pytestmark = pytest.mark.skipif(not (HAS_GPU or IS_REHEARSED), reason="needs a GPU")
 on_gpu_only = pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
-
-
-@pytest.fixture(autouse=True)
-def a_broken_device_ends_the_process():
-    """A kernel that fails spoils its process; under xdist another takes the remaining tests."""
-    yield
-    if HAS_GPU:
-        try:
-            torch.cuda.synchronize()
-        except RuntimeError:
-            if "PYTEST_XDIST_WORKER" in os.environ:
-                os._exit(70)
-            raise
 
 
 def backends(*names):
@@ -103,65 +89,59 @@ def syrk_case(op, tokens, d, dtype, *, weighted, grouped, layout, integer):
     return outs, arguments, of
 
 
-def syrk_cases(op, dtype, *, integer):
-    ways = list(itertools.product((False, True), (False, True)))
-    for number, (tokens, d) in enumerate(SIZES):
-        for way, (weighted, grouped) in enumerate(ways):
-            if op.endswith("pair") and not weighted:
-                continue
-            layout = LAYOUTS[(number + way) % 3]
-            options = {"weighted": weighted, "grouped": grouped, "layout": layout}
-            yield (tokens, d, options), syrk_case(op, tokens, d, dtype, integer=integer, **options)
-
-
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
 @backends(*SUMS)
 @dtyped
-def test_sums_are_exact_where_nothing_rounds(op, backend, dtype):
+def test_sums(op, backend, dtype, weighted, grouped):
+    if op.endswith("pair") and not weighted:
+        pytest.skip("one of its sums is weighted")
     report = Report()
-    for name, (outs, arguments, of) in syrk_cases(op, dtype, integer=True):
-        if runs(op, backend, arguments):
-            ops.call(op, *arguments, backend=backend)
-            x, offsets = arguments[len(outs)], arguments[-1]
-            for out, weight in zip(outs, of, strict=True):
-                wrong = out.sums() != syrk_truth(x, weight, offsets)
-                report.add(not wrong.any(), *name, int(wrong.sum()), "of", wrong.numel(), "wrong")
+    for (number, (tokens, d)), integer in itertools.product(enumerate(SIZES), (True, False)):
+        layout = LAYOUTS[number % 3]
+        options = {"weighted": weighted, "grouped": grouped, "layout": layout, "integer": integer}
+        outs, arguments, of = syrk_case(op, tokens, d, dtype, **options)
+        if not runs(op, backend, arguments):
+            continue
+        ops.call(op, *arguments, backend=backend)
+        x = arguments[len(outs)]
+        for out, weight in zip(outs, of, strict=True):
+            said, good = judged(out.sums(), x, weight, arguments[-1], exact=integer)
+            report.add(good, (tokens, d), layout, "integers" if integer else "real", said)
     report.done()
 
 
-@backends(*SUMS)
-@dtyped
-def test_sums_are_close_to_float64(op, backend, dtype):
-    report = Report()
-    for name, (outs, arguments, of) in syrk_cases(op, dtype, integer=False):
-        if runs(op, backend, arguments):
-            ops.call(op, *arguments, backend=backend)
-            x, offsets = arguments[len(outs)], arguments[-1]
-            lost = truncation(len(x)) if dtype != torch.float32 else math.sqrt(len(x)) * 2.0**-24
-            for out, weight in zip(outs, of, strict=True):
-                truth = syrk_truth(x, weight, offsets)
-                plain = errors(syrk_truth(x, weight, offsets, torch.float32), truth)
-                ours = errors(out.sums(), truth)
-                good = all(
-                    a <= 2 * b + lost + 2.0**-22 for a, b in zip(ours, plain, strict=True)
-                )  # the start of 1 rounds too
-                report.add(good, *name, f"errors {ours}, of torch {plain}, lost {lost:.1e}")
-    report.done()
+def judged(got, x, weight, offsets, *, exact):
+    """What there is to say of a sum, and whether it is right."""
+    truth = syrk_truth(x, weight, offsets)
+    ours = errors(got, truth)
+    if exact:
+        wrong = int((got != truth).sum())
+        return f"{wrong} of {truth.numel()} wrong, errors {ours}", not wrong
+    plain = errors(syrk_truth(x, weight, offsets, torch.float32), truth)
+    halves = x.dtype != torch.float32
+    lost = truncation(len(x)) if halves else math.sqrt(len(x)) * 2.0**-24
+    lost += 2.0**-22  # the start of 1 rounds too
+    good = all(a <= 2 * b + lost for a, b in zip(ours, plain, strict=True))
+    return f"errors {ours}, of torch {plain}, allowed beside {lost:.1e}", good
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("integer", [True, False])
 @dtyped
 @backends("second_moment_accumulate")
-def test_second_moments(op, backend, dtype, integer, grouped):
+def test_second_moments(op, backend, dtype, grouped):
     report = Report()
-    for number, (tokens, m) in enumerate(SIZES):
+    for (number, (tokens, m)), integer in itertools.product(enumerate(SIZES), (True, False)):
         n = SIZES[(number + 3) % len(SIZES)][1]
         g, a = (
             laid_out(draw(tokens, d, seed=d, integer=integer, dtype=dtype), LAYOUTS[at % 3])
             for at, d in ((number, m), (number + 1, n))
         )
         out, offsets = torch.ones(m, n, device=DEVICE), bounds(tokens) if grouped else None
-        if runs(op, backend, (out, g, a, offsets)) and (backend != "reference" or tokens < 4097):
+        too_long = tokens > (
+            300 if backend == "reference" else 4097 if grouped and integer else 1e9
+        )
+        if not too_long and runs(op, backend, (out, g, a, offsets)):  # squares stay below 2^24
             ops.call(op, out, g, a, offsets, backend=backend)
             truth = moment_truth(g, a, offsets)
             plain = errors(moment_truth(g, a, offsets, torch.float32), truth)
@@ -170,7 +150,8 @@ def test_second_moments(op, backend, dtype, integer, grouped):
             lost = 2 * truncation(tokens * (1 if dtype != torch.float32 else 6)) + 2.0**-21
             limit = 0 if integer else lost
             good = all(a <= 2 * b * (not integer) + limit for a, b in zip(ours, plain, strict=True))
-            report.add(good, (tokens, m, n), f"errors {ours}, of torch {plain}, lost {lost:.1e}")
+            name = (tokens, m, n, "integers" if integer else "real")
+            report.add(good, name, f"errors {ours}, of torch {plain}, lost {lost:.1e}")
     report.done()
 
 
@@ -193,17 +174,15 @@ def projection(op, m, n, share, *, integer, dtype):
     return (w, u_out, u_in, which), truths
 
 
-@pytest.mark.parametrize("integer", [True, False])
-@pytest.mark.parametrize("every_plan_pays", [False, True])
 @dtyped
 @backends(*PROJECTIONS)
-def test_projections(op, backend, dtype, every_plan_pays, integer, monkeypatch):
-    if every_plan_pays:
-        monkeypatch.setattr(staircase_plan, "_OVERHEAD", -1e30)
+def test_projections(op, backend, dtype, monkeypatch):
+    monkeypatch.setattr(staircase_plan, "_OVERHEAD", -1e30)  # small matrices follow plans too
     if op == "staircase_restore" and dtype != torch.float32:
         pytest.skip("components have the bases' dtype")
     report = Report()
-    for (m, n), share in itertools.product(SHAPES, SHARES):
+    shapes = SHAPES if dtype == torch.float32 else SHAPES[-3:]
+    for (m, n), share, integer in itertools.product(shapes, SHARES, (True, False)):
         arguments, (truth, plain) = projection(op, m, n, share, integer=integer, dtype=dtype)
         if runs(op, backend, arguments):
             got = ops.call(op, *arguments, backend=backend)
@@ -211,7 +190,8 @@ def test_projections(op, backend, dtype, every_plan_pays, integer, monkeypatch):
             largest = float(arguments[0].double().abs().max())
             bound = 4 * base + largest * (1e-6 + truncation(6 * (m + n)))
             good = off <= bound * (not integer) and bool(got.isfinite().all())
-            report.add(good, (m, n, share), f"off by {off:.1e}, torch {base:.1e}, of {largest:.1e}")
+            name = (m, n, share, "integers" if integer else "real")
+            report.add(good, name, f"off by {off:.1e}, torch {base:.1e}, of {largest:.1e}")
     report.done()
 
 
