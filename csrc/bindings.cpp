@@ -49,20 +49,21 @@ void syrk_accumulate_cuda(std::uintptr_t out, std::uintptr_t x, std::uintptr_t w
                                   token_stride, dim_stride, groups, splits, stream});
 }
 
-void syrk_accumulate_wgmma(std::uintptr_t out, std::uintptr_t x, std::uintptr_t offsets,
-                           std::uintptr_t partial, int dtype, std::int64_t tokens, std::int64_t dim,
-                           std::int64_t token_stride, int groups, std::uintptr_t stream) {
+void syrk_accumulate_wgmma(std::uintptr_t out, std::uintptr_t x, std::uintptr_t low,
+                           std::uintptr_t offsets, std::uintptr_t partial, int dtype,
+                           std::int64_t tokens, std::int64_t dim, std::int64_t token_stride,
+                           int groups, std::uintptr_t stream) {
   py::gil_scoped_release release;
   curvedit::syrk_accumulate_wgmma(
-      {out, x, offsets, partial, dtype, tokens, dim, token_stride, groups, stream});
+      {out, x, low, offsets, partial, dtype, tokens, dim, token_stride, groups, stream});
 }
 
-void scale_tokens_cuda(std::uintptr_t out, std::uintptr_t x, std::uintptr_t weight, int dtype,
-                       int out_dtype, std::int64_t tokens, std::int64_t dim,
-                       std::int64_t token_stride, std::int64_t dim_stride, std::int64_t width,
-                       std::uintptr_t stream) {
+void scale_tokens_cuda(std::uintptr_t out, std::uintptr_t low, std::uintptr_t x,
+                       std::uintptr_t weight, int dtype, int out_dtype, std::int64_t tokens,
+                       std::int64_t dim, std::int64_t token_stride, std::int64_t dim_stride,
+                       std::int64_t width, std::uintptr_t stream) {
   py::gil_scoped_release release;
-  curvedit::scale_tokens_cuda({out, x, weight, dtype, out_dtype, tokens, dim, token_stride,
+  curvedit::scale_tokens_cuda({out, low, x, weight, dtype, out_dtype, tokens, dim, token_stride,
                                dim_stride, width, stream});
 }
 
@@ -116,13 +117,14 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
         py::arg("tokens"), py::arg("dim"), py::arg("token_stride"), py::arg("dim_stride"),
         py::arg("groups"), py::arg("splits"), py::arg("stream"));
   m.def("syrk_accumulate_wgmma", &syrk_accumulate_wgmma, py::arg("out"), py::arg("x"),
-        py::arg("offsets"), py::arg("partial"), py::arg("dtype"), py::arg("tokens"), py::arg("dim"),
-        py::arg("token_stride"), py::arg("groups"), py::arg("stream"));
+        py::arg("low"), py::arg("offsets"), py::arg("partial"), py::arg("dtype"), py::arg("tokens"),
+        py::arg("dim"), py::arg("token_stride"), py::arg("groups"), py::arg("stream"));
   m.def("syrk_partial_wgmma", &curvedit::syrk_partial_wgmma, py::arg("tokens"), py::arg("dim"),
-        py::arg("groups"));
-  m.def("scale_tokens_cuda", &scale_tokens_cuda, py::arg("out"), py::arg("x"), py::arg("weight"),
-        py::arg("dtype"), py::arg("out_dtype"), py::arg("tokens"), py::arg("dim"),
-        py::arg("token_stride"), py::arg("dim_stride"), py::arg("width"), py::arg("stream"));
+        py::arg("groups"), py::arg("has_low"));
+  m.def("scale_tokens_cuda", &scale_tokens_cuda, py::arg("out"), py::arg("low"), py::arg("x"),
+        py::arg("weight"), py::arg("dtype"), py::arg("out_dtype"), py::arg("tokens"),
+        py::arg("dim"), py::arg("token_stride"), py::arg("dim_stride"), py::arg("width"),
+        py::arg("stream"));
   m.def("second_moment_accumulate", &second_moment_accumulate, py::arg("out"), py::arg("g"),
         py::arg("a"), py::arg("offsets"), py::arg("threads"), py::arg("instruction_set") = "");
   m.def("instruction_sets", &instruction_sets, py::arg("op"));

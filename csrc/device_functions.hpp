@@ -15,6 +15,7 @@
 #define CURVEDIT_DEVICE __device__ __forceinline__
 #define CURVEDIT_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
 #define CURVEDIT_UNROLL _Pragma("unroll")
+#define CURVEDIT_UNROLL_4 _Pragma("unroll 4")
 
 namespace curvedit {
 
@@ -56,6 +57,7 @@ CURVEDIT_DEVICE void load_transposed(std::uint32_t (&r)[4], Shared row) {
 }
 
 struct Bfloat16Words {
+  using Word = std::uint16_t;
   static CURVEDIT_DEVICE float to_float(std::uint16_t bits) {
     return __uint_as_float(static_cast<std::uint32_t>(bits) << 16);
   }
@@ -73,6 +75,7 @@ struct Bfloat16Words {
 };
 
 struct Float16Words {
+  using Word = std::uint16_t;
   static CURVEDIT_DEVICE float to_float(std::uint16_t bits) {
     return __half2float(__ushort_as_half(bits));
   }
@@ -87,6 +90,11 @@ struct Float16Words {
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
+};
+
+struct Float32Words {
+  using Word = float;
+  static CURVEDIT_DEVICE float to_float(float value) { return value; }
 };
 
 }  // namespace curvedit

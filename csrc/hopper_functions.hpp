@@ -75,6 +75,20 @@ CURVEDIT_DEVICE void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
                    : "memory");
 }
+// Reads device memory into the second-level cache, without waiting. `bytes`: a multiple of 16.
+CURVEDIT_DEVICE void prefetch(const float* from, unsigned bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+// Lets the next kernel of the stream start as soon as there is room for it …
+CURVEDIT_DEVICE void allow_second_kernel() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+// … where it waits, with this, until the first one and its writes are done.
+CURVEDIT_DEVICE void wait_for_first_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 // Registers of each thread of this warpgroup, taken from and given to the block's pool.
 template <int kRegisters>
 CURVEDIT_DEVICE void take_registers() {

@@ -20,7 +20,9 @@ void syrk_accumulate_cuda(const SyrkCuda& problem);
 // Hopper's kernel, which needs sm_90a. It takes no weights, and rows whose length, stride and
 // address are multiples of 16 bytes.
 struct SyrkWgmma {
-  std::uintptr_t out, x, offsets;
+  std::uintptr_t out, x;
+  std::uintptr_t low;  // tokens are the sum of x and this; or 0
+  std::uintptr_t offsets;
   std::uintptr_t partial;  // syrk_partial_wgmma() floats
   int dtype;
   std::int64_t tokens, dim, token_stride;
@@ -29,13 +31,13 @@ struct SyrkWgmma {
 };
 
 void syrk_accumulate_wgmma(const SyrkWgmma& problem);
-std::int64_t syrk_partial_wgmma(std::int64_t tokens, std::int64_t dim, int groups);
+std::int64_t syrk_partial_wgmma(std::int64_t tokens, std::int64_t dim, int groups, bool has_low);
 
 // Rows for that kernel: the tokens times the roots of their weights.
 struct ScaledTokens {
-  std::uintptr_t out;  // (tokens, width), width a multiple of 8
+  std::uintptr_t out, low;  // (tokens, width), width a multiple of 8; low may be 0
   std::uintptr_t x, weight;
-  int dtype, out_dtype;
+  int dtype, out_dtype;  // 0: float32, which becomes 1
   std::int64_t tokens, dim, token_stride, dim_stride, width;
   std::uintptr_t stream;
 };

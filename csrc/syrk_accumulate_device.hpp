@@ -20,6 +20,7 @@ struct SyrkOnDevice {
   const std::int64_t* offsets;  // (groups + 1,) or null
   std::int64_t tokens, token_stride, dim_stride;
   int dim, side, splits, groups;
+  int products = 1;  // of Hopper's kernel: 3 where x is the sum of two halves
 };
 
 struct Range {

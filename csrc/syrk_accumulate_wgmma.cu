@@ -27,14 +27,14 @@ auto encoder() {
   return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
 }
 
-TensorMap map_of(const SyrkOnDevice& p, bool is_bfloat16) {
+TensorMap map_of(const SyrkOnDevice& p, std::uintptr_t x, bool is_bfloat16) {
   TensorMap map;
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(p.dim), static_cast<cuuint64_t>(p.tokens)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(p.token_stride) * 2};
   const cuuint32_t box[2] = {wgmma::kColumns, kDepth}, steps[2] = {1, 1};
   const CUresult status = encoder()(
       &map, is_bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-      const_cast<std::uint16_t*>(p.x), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      reinterpret_cast<void*>(x), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS)
@@ -43,22 +43,32 @@ TensorMap map_of(const SyrkOnDevice& p, bool is_bfloat16) {
   return map;
 }
 
+// What a launch with an attribute takes: clusters of two blocks, or a start beside the kernel before.
 struct Launch {
-  cudaLaunchAttribute cluster{};
+  cudaLaunchAttribute attribute{};
   cudaLaunchConfig_t config{};
 
-  Launch(int clusters, cudaStream_t stream) {
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = 2;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    config.gridDim = dim3(static_cast<unsigned>(2 * clusters));
-    config.blockDim = dim3(wgmma::kThreads);
-    config.dynamicSmemBytes = wgmma::kShared;
+  Launch(dim3 grid, int threads, int shared, cudaStream_t stream) {
+    config.gridDim = grid;
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(shared);
     config.stream = stream;
-    config.attrs = &cluster;
+    config.attrs = &attribute;
     config.numAttrs = 1;
   }
   Launch(const Launch&) = delete;
+
+  const cudaLaunchConfig_t* in_clusters() {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = 2;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    return &config;
+  }
+  const cudaLaunchConfig_t* early() {
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    return &config;
+  }
 };
 
 // How many clusters run at once on the current device.
@@ -72,14 +82,20 @@ int clusters_here() {
                             syrk_accumulate_wgmma<Float16Warpgroup>}) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                wgmma::kShared));
-    const Launch launch(1, nullptr);
-    check(cudaOccupancyMaxActiveClusters(&found, kernel, &launch.config));
+    Launch launch(dim3(2), wgmma::kThreads, wgmma::kShared, nullptr);
+    check(cudaOccupancyMaxActiveClusters(&found, kernel, launch.in_clusters()));
   }
   if (found == 0) throw std::runtime_error("syrk_accumulate: no cluster fits on this device");
   return known[place] = found;
 }
 
+int products_of(bool has_low) { return has_low ? 3 : 1; }
 int side_of(std::int64_t dim) { return static_cast<int>((dim + kDeviceTile - 1) / kDeviceTile); }
+
+Plan plan_here(std::int64_t tokens, std::int64_t dim, int groups, bool has_low) {
+  const std::int64_t steps = (tokens + kDepth - 1) / kDepth * products_of(has_low);
+  return plan_of(side_of(dim), groups, static_cast<int>(steps), clusters_here());
+}
 
 template <typename From, typename To>
 void scale(const Scaling& p, bool is_aligned, cudaStream_t stream) {
@@ -91,9 +107,8 @@ void scale(const Scaling& p, bool is_aligned, cudaStream_t stream) {
 
 }  // namespace
 
-std::int64_t syrk_partial_wgmma(std::int64_t tokens, std::int64_t dim, int groups) {
-  const Plan plan = plan_of(side_of(dim), groups, tokens, clusters_here());
-  return plan.whole < plan.units ? static_cast<std::int64_t>(2 * plan.clusters) * kMacro : 0;
+std::int64_t syrk_partial_wgmma(std::int64_t tokens, std::int64_t dim, int groups, bool has_low) {
+  return static_cast<std::int64_t>(places_of(plan_here(tokens, dim, groups, has_low))) * kMacro;
 }
 
 void syrk_accumulate_wgmma(const SyrkWgmma& q) {
@@ -109,33 +124,39 @@ void syrk_accumulate_wgmma(const SyrkWgmma& q) {
                        static_cast<int>(q.dim),
                        side_of(q.dim),
                        1,
-                       q.groups};
+                       q.groups,
+                       products_of(q.low != 0)};
   const auto stream = reinterpret_cast<cudaStream_t>(q.stream);
-  const Plan plan = plan_of(p.side, p.groups, p.tokens, clusters_here());
-  const Launch launch(plan.clusters, stream);
+  const Plan plan = plan_here(q.tokens, q.dim, q.groups, q.low != 0);
   const auto kernel = q.dtype == 1 ? syrk_accumulate_wgmma<Bfloat16Warpgroup>
                                    : syrk_accumulate_wgmma<Float16Warpgroup>;
-  check(cudaLaunchKernelEx(&launch.config, kernel, p, plan, map_of(p, q.dtype == 1)));
-  if (plan.whole == plan.units) return;
-  const dim3 grid(kPieces, static_cast<unsigned>(plan.units - plan.whole));
-  syrk_add_pieces<<<grid, 256, 0, stream>>>(p, plan);
-  check(cudaGetLastError());
+  const TensorMap high = map_of(p, q.x, q.dtype == 1);
+  const TensorMap low = q.low ? map_of(p, q.low, q.dtype == 1) : high;
+  Launch first(dim3(static_cast<unsigned>(2 * plan.clusters)), wgmma::kThreads, wgmma::kShared,
+               stream);
+  check(cudaLaunchKernelEx(first.in_clusters(), kernel, p, plan, high, low));
+  if (shared_units(plan) == 0) return;
+  Launch second(dim3(kAdders, static_cast<unsigned>(shared_units(plan))), 256, 0, stream);
+  check(cudaLaunchKernelEx(second.early(), syrk_add_pieces, p, plan));
 }
 
 void scale_tokens_cuda(const ScaledTokens& q) {
   if (q.tokens == 0 || q.width == 0) return;
   const Scaling p{reinterpret_cast<std::uint16_t*>(q.out),
-                  reinterpret_cast<const std::uint16_t*>(q.x),
+                  reinterpret_cast<std::uint16_t*>(q.low),
+                  reinterpret_cast<const void*>(q.x),
                   reinterpret_cast<const float*>(q.weight),
                   q.tokens,
                   q.token_stride,
                   q.dim_stride,
                   static_cast<int>(q.dim),
                   static_cast<int>(q.width)};
+  const int row = q.dtype == 0 ? 4 : 8;  // numbers in 16 bytes
   const bool is_aligned =
-      q.dim_stride == 1 && q.dim % 8 == 0 && q.token_stride % 8 == 0 && q.x % 16 == 0;
+      q.dim_stride == 1 && q.dim % 8 == 0 && q.token_stride % row == 0 && q.x % 16 == 0;
   const auto stream = reinterpret_cast<cudaStream_t>(q.stream);
-  if (q.dtype == 1) scale<Bfloat16Words, Bfloat16Words>(p, is_aligned, stream);
+  if (q.dtype == 0) scale<Float32Words, Bfloat16Words>(p, is_aligned, stream);
+  else if (q.dtype == 1) scale<Bfloat16Words, Bfloat16Words>(p, is_aligned, stream);
   else if (q.out_dtype == 1) scale<Float16Words, Bfloat16Words>(p, is_aligned, stream);
   else scale<Float16Words, Float16Words>(p, is_aligned, stream);
 }

@@ -22,6 +22,7 @@ constexpr int kLeft = 2 * kPanel, kStage = 3 * kLeft;     // bytes: the rows' pa
 constexpr int kFlush = kDeviceFlush / kDepth;             // steps
 constexpr int kAlignment = 1024;                          // of a swizzled panel
 constexpr int kShared = kStages * (kStage + 2 * 8) + kAlignment;
+constexpr int kEarly = 24;  // steps before its end at which a piece asks for the tiles it adds to
 constexpr int kFew = 56, kMany = 224;  // registers of a thread that copies, and that multiplies
 
 struct Ring {
@@ -35,9 +36,27 @@ struct Ring {
   }
 };
 
-CURVEDIT_DEVICE int steps_of(Range range) {
-  return static_cast<int>((range.last - range.first + kDepth - 1) / kDepth);
-}
+// The step of a piece: its tokens, and of how many there are.
+struct Step {
+  Range tokens;  // of the group
+  int all;       // steps of one product
+  int product, step;
+
+  CURVEDIT_DEVICE Step(const SyrkOnDevice& p, const Piece& piece)
+      : tokens(tokens_of_group(p, piece.group)), all(up(tokens.last - tokens.first, kDepth)) {
+    product = all > 0 ? piece.first / all : 0;
+    step = piece.first - product * all;
+  }
+  CURVEDIT_DEVICE int first_token() const {
+    return static_cast<int>(tokens.first) + step * kDepth;
+  }
+  CURVEDIT_DEVICE int size() const {
+    return static_cast<int>(tokens.last - tokens.first) - step * kDepth;
+  }
+  CURVEDIT_DEVICE void advance() {
+    if (++step == all) step = 0, ++product;
+  }
+};
 
 // Zeroes the copies of tokens past the end. These belong to another group, and may hold NaN.
 CURVEDIT_DEVICE void clear_tail(unsigned char* stage, int tokens) {
@@ -69,28 +88,38 @@ CURVEDIT_DEVICE void put(const float (&sum)[128], float* tiles, int count) {
   }
 }
 
-// Keeps the ring full. Runs in one thread.
-CURVEDIT_DEVICE void feed(const SyrkOnDevice& p, const Plan& plan, const TensorMap* map, Ring ring) {
+// Keeps the ring full. Runs in one thread. Where x is the sum of two halves, high and low, the
+// products are high x high, high x low and low x high.
+CURVEDIT_DEVICE void feed(const SyrkOnDevice& p, const Plan& plan, const TensorMap* high,
+                          const TensorMap* low, Ring ring) {
   const int rank = rank_in_cluster();
   for (int n = 0;; ++n) {
     const Piece piece = piece_of(p, plan, block_x() / 2, n);
     if (piece.is_end) return;
-    const int row = (2 * static_cast<int>(piece.at.row) + rank) * kTile;
-    const int column = (2 * static_cast<int>(piece.at.column) + rank) * kTile;
-    const bool is_diagonal = piece.at.row == piece.at.column;  // its rows are among its columns
-    const int steps = steps_of(piece.range);
-    for (int k = 0; k < steps; ++k) {
-      const auto token = static_cast<int>(piece.range.first) + k * kDepth;
+    const int row = 2 * static_cast<int>(piece.at.row) + rank;
+    const int column = 2 * static_cast<int>(piece.at.column);
+    const bool has_left = p.products > 1 || piece.at.row != piece.at.column;
+    const int early = piece.last - piece.first > kEarly ? piece.last - kEarly : piece.first;
+    Step step(p, piece);
+    for (int k = piece.first; k < piece.last; ++k) {
+      if (k == early && !piece.partial && row < p.side)
+        for (int part = 0; part < (row > column ? 8 : 4); ++part)
+          prefetch(tile_at(p, piece.group, row, column) + part * kTile * kTile / 4, kTile * kTile);
+      const TensorMap* const left = step.product == 2 ? low : high;
+      const TensorMap* const right = step.product == 1 ? low : high;
       const Shared barrier = ring.full + 8 * ring.stage;
       const Shared to = to_shared(ring.stages) + ring.stage * kStage;
       wait(ring.empty + 8 * ring.stage, ring.turn ^ 1);
-      arrive_expecting(barrier, is_diagonal ? kStage - kLeft : kStage);
+      arrive_expecting(barrier, has_left ? kStage : kStage - kLeft);
       for (int panel = 0; panel < 2; ++panel) {
-        if (!is_diagonal) load_box(to + panel * kPanel, map, row + panel * kColumns, token, barrier);
-        load_box_for_both(to + kLeft + (2 * rank + panel) * kPanel, map, column + panel * kColumns,
-                          token, barrier);
+        const int place = panel * kColumns, token = step.first_token();
+        if (has_left)
+          load_box(to + panel * kPanel, left, row * kTile + place, token, barrier);
+        load_box_for_both(to + kLeft + (2 * rank + panel) * kPanel, right,
+                          (column + rank) * kTile + place, token, barrier);
       }
       ring.advance();
+      step.advance();
     }
   }
 }
@@ -106,22 +135,21 @@ CURVEDIT_DEVICE void consume(const SyrkOnDevice& p, const Plan& plan, Ring ring)
     const int row = 2 * static_cast<int>(piece.at.row) + rank;
     const int column = 2 * static_cast<int>(piece.at.column);
     const int wanted = row >= p.side ? 0 : row > column ? 2 : 1;
-    const int steps = steps_of(piece.range);
-    const int rest = static_cast<int>(piece.range.last - piece.range.first) - (steps - 1) * kDepth;
-    const Shared at = piece.at.row == piece.at.column ? kLeft + 2 * rank * kPanel : 0;
+    const bool has_left = p.products > 1 || piece.at.row != piece.at.column;
+    const Shared at = (has_left ? 0 : kLeft + 2 * rank * kPanel) + thread_index() / 128 * kPanel;
     float* const tiles = piece.partial ? piece.partial + rank * 2 * kTile * kTile
                                        : tile_at(p, piece.group, row, column);
     bool is_added = !piece.partial;
-    for (int k = 0; k < steps;) {
-      const int stop = k + kFlush < steps ? k + kFlush : steps;
+    Step step(p, piece);
+    for (int k = piece.first; k < piece.last;) {
+      const int stop = k + kFlush < piece.last ? k + kFlush : piece.last;
       float sum[128] = {};
       int before = -1;
       for (; k < stop; ++k) {
         unsigned char* const stage = ring.stages + ring.stage * kStage;
         wait(ring.full + 8 * ring.stage, ring.turn);
-        if (k + 1 == steps && rest < kDepth) clear_tail(stage, rest);
-        const Shared a = to_shared(stage) + at + thread_index() / 128 * kPanel;
-        const Shared b = to_shared(stage) + kLeft;
+        if (step.size() < kDepth) clear_tail(stage, step.size());
+        const Shared a = to_shared(stage) + at, b = to_shared(stage) + kLeft;
         begin_products();
         CURVEDIT_UNROLL
         for (int token = 0; token < kDepth; token += 16)
@@ -132,6 +160,7 @@ CURVEDIT_DEVICE void consume(const SyrkOnDevice& p, const Plan& plan, Ring ring)
         if (before >= 0 && lane < 2) arrive_at(ring.empty + 8 * before, lane);
         before = ring.stage;
         ring.advance();
+        step.advance();
       }
       wait_for_products<0>();
       if (lane < 2) arrive_at(ring.empty + 8 * before, lane);
@@ -144,11 +173,11 @@ CURVEDIT_DEVICE void consume(const SyrkOnDevice& p, const Plan& plan, Ring ring)
 
 }  // namespace wgmma
 
-// Grid: two blocks per cluster of the plan. The map's boxes are 64 tokens of 64 columns. Takes no
+// Grid: two blocks per cluster of the plan. The maps' boxes are 64 tokens of 64 columns. Takes no
 // weights.
 template <typename Warpgroup>
 CURVEDIT_KERNEL(wgmma::kThreads)
-syrk_accumulate_wgmma(const SyrkOnDevice p, const Plan plan, CURVEDIT_MAP map) {
+syrk_accumulate_wgmma(const SyrkOnDevice p, const Plan plan, CURVEDIT_MAP high, CURVEDIT_MAP low) {
 #if defined(CURVEDIT_ON_HOST) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using namespace wgmma;
   const Shared begin = to_shared(shared_memory());
@@ -163,14 +192,17 @@ syrk_accumulate_wgmma(const SyrkOnDevice p, const Plan plan, CURVEDIT_MAP map) {
     publish_barriers();
   }
   cluster_barrier();
+  allow_second_kernel();
   if (thread_index() < kConsumers) {
     take_registers<kMany>();
     consume<Warpgroup>(p, plan, ring);
   } else {
     give_registers<kFew>();
-    if (thread_index() == kConsumers) feed(p, plan, &map, ring);
+    if (thread_index() == kConsumers) feed(p, plan, &high, &low, ring);
   }
   cluster_barrier();  // the other block may still copy to this one, and arrive here
+#else
+  __trap();  // compiled for sm_90 without its own instructions
 #endif
 }
 

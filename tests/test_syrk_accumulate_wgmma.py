@@ -10,20 +10,22 @@ import on_host
 import pytest
 
 SOURCE, HEADER = "syrk_accumulate_wgmma_on_host.cpp", "syrk_accumulate_wgmma.hpp"
-CASES = [  # tokens dim dtype clusters groups poisoned
-    "1 8 bf16 1 1 0",
-    "64 128 bf16 1 1 0",
-    "257 136 fp16 1 1 0",
-    "600 264 bf16 1 1 0",  # the ring wraps around
-    "1600 136 bf16 3 1 0",  # three clusters share one macro tile
-    "5000 264 bf16 5 1 0",  # five share three
-    "1600 520 bf16 4 1 0",  # four compute one each, then share two
-    "300 264 bf16 2 4 10",
-    "400 128 fp16 1 5 30",  # the last tokens, and what lies past the columns, are NaN
-    "97 120 bf16 1 2 7",
-    "0 40 bf16 2 1 0",
-    "16384 8 bf16 1 1 0",  # as many as one flush takes
-    "16500 8 fp16 1 1 0",  # past the flush
+CASES = [  # tokens dim dtype clusters groups poisoned split
+    "1 8 bf16 1 1 0 0",
+    "64 128 bf16 1 1 0 0",
+    "257 136 fp16 1 1 0 0",
+    "600 264 bf16 1 1 0 0",  # the ring wraps around
+    "2000 136 bf16 3 1 0 0",  # three clusters share one macro tile: a set for each
+    "1700 520 bf16 5 1 0 0",  # five compute one each, then share the sixth
+    "300 264 bf16 2 4 10 0",
+    "400 128 fp16 1 5 30 0",  # the last tokens, and what lies past the columns, are NaN
+    "97 120 bf16 1 2 7 0",
+    "500 264 bf16 2 1 0 1",
+    "300 136 fp16 2 3 9 1",
+    "9000 264 bf16 5 1 0 0",  # five share three: one set, and two clusters share what it leaves
+    "0 40 bf16 2 1 0 0",
+    "16384 8 bf16 1 1 0 0",  # as many as one flush takes
+    "16500 8 fp16 1 1 0 0",  # past the flush
 ]
 COPIES = ({}, {"EARLY_COPIES": "1"})  # bulk copies arrive as late as possible, or at once
 
@@ -67,7 +69,7 @@ FAULTS = {
         "init_barrier(ring.empty + 8 * stage, 2 * kConsumers / 32);",
         "init_barrier(ring.empty + 8 * stage, kConsumers / 32);",
     ),
-    "tokens of the next group": (HEADER, "rest < kDepth) clear_tail", "rest < 0) clear_tail"),
+    "tokens of the next group": (HEADER, "step.size() < kDepth)", "step.size() < 0)"),
     "the second panel": (
         HEADER,
         "matrix_at(b + token * 128, kPanel, 1024)",
@@ -79,19 +81,17 @@ FAULTS = {
         "matrix_at(a + token * 128, kPanel, 2048)",
     ),
     "the other block's columns": (HEADER, "(2 * rank + panel) * kPanel", "panel * kPanel"),
-    "the other block's rows": (HEADER, "kLeft + 2 * rank * kPanel : 0", "kLeft : 0"),
+    "the other block's rows": (HEADER, "kLeft + 2 * rank * kPanel)", "kLeft)"),
     "rows of the other warpgroup": (
         HEADER,
-        "at + thread_index() / 128 * kPanel;",
-        "at + (1 - thread_index() / 128) * kPanel;",
+        "+ thread_index() / 128 * kPanel;",
+        "+ (1 - thread_index() / 128) * kPanel;",
     ),
     "a tile above the diagonal": (HEADER, "row > column ? 2 : 1", "2"),
-    "the second piece in the place of the first": (PLAN, "+ part) * kMacro", ") * kMacro"),
-    "a piece left out": (
-        PLAN,
-        "while (begin_of(plan, cluster + 1) <= start)",
-        "while (begin_of(plan, cluster) < start)",
-    ),
+    "the same product twice": (HEADER, "step.product == 1 ? low", "step.product == 2 ? low"),
+    "two pieces in one place": (PLAN, "in_sets + sharer + unit);", "in_sets + unit);"),
+    "a piece left out": (PLAN, "set < plan.sets; ++set", "set + 1 < plan.sets; ++set"),
+    "a sharer left out": (PLAN, "if (rest_of(plan, sharer) < rest", "if (sharer < rest"),
 }
 
 
@@ -99,7 +99,7 @@ FAULTS = {
 def test_planted_faults_are_seen(tmp_path, fault):
     program = on_host.build_with_fault(tmp_path, SOURCE, *FAULTS[fault])
     with contextlib.suppress(TimeoutError):  # a barrier that no thread passes
-        cases = itertools.product(CASES[1:9], COPIES)
+        cases = itertools.product(CASES[1:12], COPIES)
         assert any(
             on_host.run(program, case, seconds=6, **copies).returncode for case, copies in cases
         )

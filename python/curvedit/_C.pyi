@@ -27,6 +27,7 @@ def syrk_accumulate_cuda(
 def syrk_accumulate_wgmma(
     out: int,
     x: int,
+    low: int,
     offsets: int,
     partial: int,
     dtype: int,
@@ -36,9 +37,10 @@ def syrk_accumulate_wgmma(
     groups: int,
     stream: int,
 ) -> None: ...
-def syrk_partial_wgmma(tokens: int, dim: int, groups: int) -> int: ...
+def syrk_partial_wgmma(tokens: int, dim: int, groups: int, has_low: bool) -> int: ...
 def scale_tokens_cuda(
     out: int,
+    low: int,
     x: int,
     weight: int,
     dtype: int,

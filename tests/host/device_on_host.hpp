@@ -17,6 +17,7 @@
 #define CURVEDIT_DEVICE inline
 #define CURVEDIT_KERNEL(threads) inline void
 #define CURVEDIT_UNROLL
+#define CURVEDIT_UNROLL_4
 
 namespace curvedit {
 namespace host {
@@ -209,6 +210,7 @@ inline void multiply_on_host(float (&c)[4], const std::uint32_t (&a)[4], std::ui
 }
 
 struct Bfloat16Words {
+  using Word = std::uint16_t;
   static float to_float(std::uint16_t bits) {
     const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;
     float value;
@@ -227,6 +229,7 @@ struct Bfloat16Words {
 };
 
 struct Float16Words {
+  using Word = std::uint16_t;
   static float to_float(std::uint16_t bits) {
     _Float16 value;
     std::memcpy(&value, &bits, 2);
@@ -242,6 +245,11 @@ struct Float16Words {
                        std::uint32_t b1) {
     multiply_on_host<Float16Words>(c, a, b0, b1);
   }
+};
+
+struct Float32Words {
+  using Word = float;
+  static float to_float(float value) { return value; }
 };
 
 }  // namespace curvedit

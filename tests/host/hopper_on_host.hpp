@@ -168,6 +168,9 @@ template <int kRegisters>
 inline void take_registers() {}
 template <int kRegisters>
 inline void give_registers() {}
+inline void prefetch(const float*, unsigned) {}
+inline void allow_second_kernel() {}
+inline void wait_for_first_kernel() {}
 inline void add_pair(float* at, float left, float right) { at[0] += left, at[1] += right; }
 inline void store_pair(float* at, float left, float right) { at[0] = left, at[1] = right; }
 

@@ -18,6 +18,7 @@ struct Case {
   bool weighted, aligned;
   int groups;
   std::int64_t poisoned = 0;  // the last tokens, which belong to no group and hold NaN
+  bool split = false;         // tokens are the sum of two numbers, whose smallest product is left out
 };
 
 template <typename Words, typename Launch>
@@ -31,6 +32,8 @@ int run(const Case& c, Launch launch) {
   for (std::int64_t t = 0; c.poisoned && t < c.tokens;
        ++t)  // past the columns, and ungrouped tokens
     for (std::int64_t n = t < grouped ? c.dim : 0; n < stride; ++n) x[t * stride + n] = 0x7fff;
+  std::vector<std::uint16_t> low(x.size());
+  for (auto& value : low) value = Words::from_float(static_cast<float>(small(random)));
   std::vector<float> weight(static_cast<std::size_t>(c.tokens));
   for (auto& value : weight) value = static_cast<float>(small(random) * small(random) > 3 ? 4 : 0);
   // A token of weight 0 must not count, whatever it holds.
@@ -56,8 +59,9 @@ int run(const Case& c, Launch launch) {
                  c.dim,
                  side,
                  1,
-                 c.groups};
-  launch(p);
+                 c.groups,
+                 c.split ? 3 : 1};
+  launch(p, low.data());
 
   long wrong = 0, touched = 0;
   for (std::size_t n = 0; n < guard; ++n)
@@ -73,6 +77,9 @@ int run(const Case& c, Launch launch) {
           const double left = Words::to_float(x[t * stride + i * step]);
           const double right = Words::to_float(x[t * stride + j * step]);
           if (w > 0.0) sum += w * left * right;
+          if (c.split)
+            sum += left * Words::to_float(low[t * stride + j * step]) +
+                   Words::to_float(low[t * stride + i * step]) * right;
         }
         const int row = i / kDeviceTile, column = j / kDeviceTile;
         const std::ptrdiff_t tile = g * tiles + row * (row + 1) / 2 + column;

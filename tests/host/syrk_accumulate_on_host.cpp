@@ -17,7 +17,7 @@ void launch(const SyrkOnDevice& p) {
 
 template <typename Words>
 int run(const Case& c, int splits) {
-  return run<Words>(c, [&](SyrkOnDevice p) {
+  return run<Words>(c, [&](SyrkOnDevice p, const std::uint16_t*) {
     const std::int64_t size = p.groups * (p.side * (p.side + 1) / 2) * kDeviceTile * kDeviceTile;
     std::vector<float> partial(splits > 1 ? splits * size : 0, NAN);
     p.splits = splits;

@@ -10,7 +10,7 @@ from curvedit.kernels.contract import in_memory, in_order
 from curvedit.kernels.splits import in_two_calls, shares_of
 from curvedit.kernels.tiles import tile_count
 
-DTYPES = {torch.bfloat16: 1, torch.float16: 2}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def syrk_accumulate(

@@ -1,7 +1,9 @@
 """Backend ``wgmma``: ``syrk_accumulate`` on the tensor cores of Hopper GPUs.
 
-The kernel takes no weights and aligned rows only. Other tokens are first copied, a few at a time:
-times the root of their weight, and rounded to half precision again.
+The kernel takes half-precision tokens without weights, in aligned rows. Others are first copied, a
+few at a time: times the root of their weight, and rounded to half precision again. Float32 tokens
+become the sum of two bfloat16 ones, which keeps 16 of 24 bits; of their four products the smallest,
+``2^-18`` of the largest at most, is left out.
 """
 
 import torch
@@ -16,14 +18,14 @@ _TOKENS = 16384  # copied at a time: as many as the kernel adds before it flushe
 
 def syrk_accumulate(
     out: Tensor,  # (tile_count(d), 128, 128) float32, contiguous; (groups, …) with offsets
-    x: Tensor,  # (tokens, d) bfloat16 or float16, any strides
+    x: Tensor,  # (tokens, d) float32, bfloat16 or float16, any strides
     weight: Tensor | None = None,  # (tokens,) float32, >= 0
     offsets: Tensor | None = None,  # (groups + 1,) int64
 ) -> None:
     """Add ``sum_t w_t x_t x_t^T``, over all tokens or per group, to the lower tiles of ``out``.
 
-    Weighted tokens are multiplied by the root of their weight and rounded to bfloat16. Queued like
-    :func:`curvedit.ops.cuda.syrk_accumulate`.
+    Half-precision tokens with weights are multiplied by their roots and rounded to bfloat16. Queued
+    like :func:`curvedit.ops.cuda.syrk_accumulate`.
 
     Raises:
         RuntimeError: CUDA refused the launch; the message is CUDA's own.
@@ -50,8 +52,8 @@ def _accumulate(
     x = in_memory(x)
     weight, offsets = (None if each is None else in_order(each) for each in (weight, offsets))
     with torch.cuda.device(x.device):
-        if weight is None and _is_aligned(x):
-            _launch(out, x, offsets)
+        if weight is None and _can_be_read(x):
+            _launch(out, (x,), offsets)
         elif offsets is not None:  # groups are not cut
             _launch(out, _scaled(x, weight, rounded_to), offsets)
         else:
@@ -62,38 +64,48 @@ def _accumulate(
         wait_if_debugging()
 
 
-def _is_aligned(x: Tensor) -> bool:
-    """Whether rows are contiguous, with length, stride and address in multiples of 16 bytes."""
-    return x.stride(1) == 1 and not (x.shape[1] % 8 or x.stride(0) % 8 or x.data_ptr() % 16)
+def _can_be_read(x: Tensor) -> bool:
+    """Whether these are halves in rows with length, stride and address in multiples of 16 bytes."""
+    is_aligned = not (x.shape[1] % 8 or x.stride(0) % 8 or x.data_ptr() % 16)
+    return x.dtype != torch.float32 and x.stride(1) == 1 and is_aligned
 
 
-def _launch(out: Tensor, x: Tensor, offsets: Tensor | None) -> None:
-    """Queue the kernel. Columns of ``x`` that pad its rows are beyond ``out``, or zero."""
-    tokens, dim = x.shape
+def _launch(out: Tensor, parts: tuple[Tensor, ...], offsets: Tensor | None) -> None:
+    """Queue the kernel for the sum of one or two parts. Columns that pad their rows are zero."""
+    tokens, dim = parts[0].shape
     groups = 1 if offsets is None else out.shape[0]
-    size = _C.syrk_partial_wgmma(tokens, dim, groups) if groups and tokens and dim else 0
+    if not (groups and tokens and dim):
+        return
+    size = _C.syrk_partial_wgmma(tokens, dim, groups, len(parts) > 1)
     partial = out.new_empty(size) if size else None
     _C.syrk_accumulate_wgmma(
         out.data_ptr(),
-        x.data_ptr(),
+        parts[0].data_ptr(),
+        parts[1].data_ptr() if len(parts) > 1 else 0,
         address(offsets),
         address(partial),
-        DTYPES[x.dtype],
+        DTYPES[parts[0].dtype],
         tokens,
         dim,
-        x.stride(0),
+        parts[0].stride(0),
         groups,
         torch.cuda.current_stream().cuda_stream,
     )
 
 
-def _scaled(x: Tensor, weight: Tensor | None, rounded_to: torch.dtype) -> Tensor:
-    """Copy tokens times the roots of their weights: ``(tokens, d)``, d rounded up to 8."""
+def _scaled(x: Tensor, weight: Tensor | None, rounded_to: torch.dtype) -> tuple[Tensor, ...]:
+    """Copy tokens times the roots of their weights: ``(tokens, d)``, d rounded up to 8.
+
+    Two copies, whose sum they are, of float32 tokens.
+    """
     tokens, dim = x.shape
-    dtype = x.dtype if weight is None else rounded_to
-    out = x.new_empty(tokens, -(-dim // 8) * 8, dtype=dtype)
+    is_split = x.dtype == torch.float32
+    dtype = torch.bfloat16 if is_split else x.dtype if weight is None else rounded_to
+    shape = (tokens, -(-dim // 8) * 8)
+    parts = tuple(x.new_empty(shape, dtype=dtype) for _ in range(1 + is_split))
     _C.scale_tokens_cuda(
-        out.data_ptr(),
+        parts[0].data_ptr(),
+        parts[1].data_ptr() if is_split else 0,
         x.data_ptr(),
         address(weight),
         DTYPES[x.dtype],
@@ -102,7 +114,7 @@ def _scaled(x: Tensor, weight: Tensor | None, rounded_to: torch.dtype) -> Tensor
         dim,
         x.stride(0),
         x.stride(1),
-        out.shape[1],
+        shape[1],
         torch.cuda.current_stream().cuda_stream,
     )
-    return out
+    return parts

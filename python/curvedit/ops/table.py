@@ -50,6 +50,8 @@ class Backend:
     variant: Callable[..., str] = _nothing
     # Why it is chosen only when requested by name, or "".
     by_name_only: str = ""
+    # Why these arguments are left to the backends after it, or "".
+    yields: Callable[..., str] = _nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,9 @@ def _off_hopper(device: torch.device) -> str:
     if why:
         return why
     major, minor = torch.cuda.get_device_capability(device)
-    return "" if (major, minor) == (9, 0) else f"needs compute capability 9.0, got {major}.{minor}"
+    if (major, minor) != (9, 0):
+        return f"needs compute capability 9.0, got {major}.{minor}"
+    return "" if "900" in _C.cuda_architectures().split(",") else "is not in this build"
 
 
 def _not_half(x: Tensor) -> str:
@@ -112,11 +116,19 @@ def _cuda_pair(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
 
 
 def _wgmma(_: Tensor, x: Tensor, *__: Any) -> str:
-    return _not_half(x) or ("" if x.shape[0] < 1 << 31 else "takes fewer than 2^31 tokens")
+    return "" if x.shape[0] < 1 << 31 else "takes fewer than 2^31 tokens"
 
 
 def _wgmma_pair(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
     return _wgmma(_, x)
+
+
+def _wgmma_yields(_: Tensor, x: Tensor, *__: Any) -> str:
+    return "" if x.dtype in HALVES else _UNMEASURED
+
+
+def _wgmma_pair_yields(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
+    return _wgmma_yields(_, x)
 
 
 def _reference_syrk(_: Tensor, x: Tensor, *__: Any) -> str:
@@ -178,7 +190,7 @@ TABLE: dict[str, Op] = {
         require_syrk,
         (
             Backend("cpp", _CPU, _off_cpu, _fake, _syrk_instructions),
-            Backend("wgmma", _WGMMA, _off_hopper, _wgmma, by_name_only=_UNMEASURED),
+            Backend("wgmma", _WGMMA, _off_hopper, _wgmma, yields=_wgmma_yields),
             Backend("cuda", _CUDA, _off_cuda, _cuda_syrk, by_name_only=_UNMEASURED),
             Backend(
                 "triton",
@@ -194,7 +206,7 @@ TABLE: dict[str, Op] = {
         require_pair,
         (
             Backend("cpp", _CPU, _off_cpu, _fake, _pair_instructions),
-            Backend("wgmma", _WGMMA, _off_hopper, _wgmma_pair, by_name_only=_UNMEASURED),
+            Backend("wgmma", _WGMMA, _off_hopper, _wgmma_pair, yields=_wgmma_pair_yields),
             Backend("cuda", _CUDA, _off_cuda, _cuda_pair, by_name_only=_UNMEASURED),
             Backend(
                 "triton",
