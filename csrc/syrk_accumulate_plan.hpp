@@ -13,8 +13,8 @@ namespace curvedit {
 
 constexpr int kDepth = 64;                             // tokens per step
 constexpr int kMacro = 4 * kDeviceTile * kDeviceTile;  // elements of a macro tile
-constexpr int kPieceCost = 5;    // steps that writing and adding a piece take
-constexpr int kSecondCost = 10;  // steps that a second kernel takes
+constexpr int kPieceCost = 11;    // steps that writing and adding a piece take
+constexpr int kSecondCost = 8;   // steps that a second kernel takes
 
 struct Plan {
   int clusters;

@@ -4,7 +4,10 @@ from itertools import pairwise
 
 from torch import Tensor
 
-_STRIP = 256  # rows of a gradient held at a time
+from curvedit.kernels.products import float32_product, multiplies_halves
+
+_STRIP = 1 << 20  # elements of a gradient held at a time; on a GPU, which a strip should fill,
+_STRIP_ON_GPU = 1 << 25  # … more
 _TOKENS = 1024  # tokens squared at a time
 
 
@@ -21,11 +24,13 @@ def second_moment_accumulate(
     if offsets is None:
         accumulate_tokens(out, g, a)
         return
+    held = _STRIP_ON_GPU if g.is_cuda else _STRIP
+    rows = max(256, held // max(1, out.shape[1]))
     for start, stop in pairwise(offsets.tolist()):
-        right = a[start:stop].float()
-        for row in range(0, out.shape[0], _STRIP):
-            gradient = g[start:stop, row : row + _STRIP].float().mT @ right
-            out[row : row + _STRIP].addcmul_(gradient, gradient)
+        right = a[start:stop] if multiplies_halves(a) else a[start:stop].float()
+        for row in range(0, out.shape[0], rows):
+            gradient = float32_product(g[start:stop, row : row + rows].mT.to(right.dtype), right)
+            out[row : row + rows].addcmul_(gradient, gradient)
 
 
 def accumulate_tokens(out: Tensor, g: Tensor, a: Tensor) -> None:

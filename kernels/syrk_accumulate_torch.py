@@ -8,6 +8,7 @@ multiplied in float32.
 import torch
 from torch import Tensor
 
+from curvedit.kernels.products import multiplies_halves
 from curvedit.kernels.splits import in_two_calls
 from curvedit.kernels.tiles import TILE
 
@@ -66,7 +67,7 @@ def _multiplies_halves(x: Tensor, *, weighted: bool) -> bool:
     Weighted float16 is excluded: it has no room for a weight.
     """
     accepted = (torch.bfloat16,) if weighted else (torch.bfloat16, torch.float16)
-    return x.is_cuda and x.dtype in accepted and hasattr(torch.ops.aten.mm, "dtype")
+    return x.dtype in accepted and multiplies_halves(x)
 
 
 def _add_bands(out: Tensor, left: Tensor, right: Tensor) -> None:

@@ -92,7 +92,9 @@ def test_a_default_fit_runs_with_a_bare_backend(asking, backend):
 def test_a_bare_backend_says_which_ops_do_not_have_it(asking):
     asking("wgmma")
     spectrum = torch.ones(3).double()
-    with pytest.warns(UserWarning, match=r"no backend 'wgmma' for syrk_accumulate_pair, .*limits"):
+    with pytest.warns(
+        UserWarning, match=r"no backend 'wgmma' for second_moment_accumulate, .*limits"
+    ):
         assert ops.choose("staircase_limits", spectrum, spectrum, 0.5).backend == "cpp"
     with warnings.catch_warnings():  # warned once only
         warnings.simplefilter("error")

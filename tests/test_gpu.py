@@ -106,12 +106,20 @@ def test_sums(op, backend, dtype, weighted, grouped):
         ops.call(op, *arguments, backend=backend)
         x = arguments[len(outs)]
         for out, weight in zip(outs, of, strict=True):
-            said, good = judged(out.sums(), x, weight, arguments[-1], exact=integer)
+            is_split = backend == "wgmma" and splits(x, weight)
+            said, good = judged(
+                out.sums(), x, weight, arguments[-1], exact=integer, is_split=is_split
+            )
             report.add(good, (tokens, d), layout, "integers" if integer else "real", said)
     report.done()
 
 
-def judged(got, x, weight, offsets, *, exact):
+def splits(x, weight):
+    """Whether Hopper's kernel takes these tokens as sums of two bfloat16 numbers."""
+    return x.dtype == torch.float32 or (x.dtype == torch.float16 and weight is not None)
+
+
+def judged(got, x, weight, offsets, *, exact, is_split):
     """What there is to say of a sum, and whether it is right."""
     truth = syrk_truth(x, weight, offsets)
     ours = errors(got, truth)
@@ -121,6 +129,8 @@ def judged(got, x, weight, offsets, *, exact):
     plain = errors(syrk_truth(x, weight, offsets, torch.float32), truth)
     halves = x.dtype != torch.float32
     lost = truncation(len(x)) if halves else math.sqrt(len(x)) * 2.0**-24
+    if is_split:
+        lost = truncation(3 * len(x)) + 2.0**-16
     lost += 2.0**-22  # the start of 1 rounds too
     good = all(a <= 2 * b + lost for a, b in zip(ours, plain, strict=True))
     return f"errors {ours}, of torch {plain}, allowed beside {lost:.1e}", good

@@ -3,7 +3,6 @@
 import contextlib
 import re
 import types
-import warnings
 
 import models
 import pytest
@@ -81,7 +80,7 @@ def test_every_op_has_a_default_there(op, gpu):
 
 
 @pytest.fixture
-def products(gpu, monkeypatch):
+def multiplied(gpu, monkeypatch):
     """A list of the matrix products that run, as (shape, input dtype, output dtype)."""
     seen = []
     right = torch.mm
@@ -97,20 +96,20 @@ def products(gpu, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("backend", [None, "torch"])
-def test_halves_are_multiplied_as_they_are_in_bands(products, dtype, backend):
+def test_halves_are_multiplied_as_they_are_in_bands(multiplied, dtype, backend):
     x, out = integers(33, 1500, dtype=dtype), tiles.zeros(1500)
     expected = out.clone()
     placed = to_gpu(out)
     ops.call("syrk_accumulate", placed, to_gpu(x), backend=backend)
     ops.call("syrk_accumulate", expected, x.float(), backend="reference")
     assert torch.equal(tiles.unpack(placed.cpu(), 1500), tiles.unpack(expected, 1500))
-    assert products == [
+    assert multiplied == [
         ((1024, 1024), dtype, torch.float32),
         ((476, 1500), dtype, torch.float32),
     ]
 
 
-def test_weighted_bfloat16_loses_nothing(products):
+def test_weighted_bfloat16_loses_nothing(multiplied):
     x, weight = normal(300, 70, dtype=torch.bfloat16), normal(300, seed=1).abs()
     weight[::7] = 0
     out = to_gpu(tiles.zeros(70))
@@ -119,16 +118,16 @@ def test_weighted_bfloat16_loses_nothing(products):
     plain = (x.float() * weight.sqrt()[:, None]).T @ (x.float() * weight.sqrt()[:, None])
     got = tiles.unpack(out.cpu(), 70)
     assert (got - truth).norm() <= 2 * (plain - truth).norm() + 1e-7 * truth.norm()
-    assert {kind for _, kind, _ in products} == {torch.bfloat16}
+    assert {kind for _, kind, _ in multiplied} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_float32_and_weighted_float16_are_multiplied_in_float32(products, dtype):
+def test_float32_and_weighted_float16_are_multiplied_in_float32(multiplied, dtype):
     x, weight = integers(33, 70, dtype=dtype), integers(33, seed=1).abs().square()
     out = to_gpu(tiles.zeros(70))
     ops.call("syrk_accumulate", out, to_gpu(x), to_gpu(weight))
     assert torch.equal(tiles.unpack(out.cpu(), 70), (x.float() * weight[:, None]).T @ x.float())
-    assert not products  # no half-precision product
+    assert not multiplied  # no half-precision product
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "vit"])
@@ -236,51 +235,50 @@ def test_mixed_devices_are_refused(gpu):
 def hopper(gpu, monkeypatch):
     """A GPU of compute capability 9.0, with torch standing in for the Hopper kernel."""
     from curvedit.kernels import syrk_accumulate_torch
-    from curvedit.ops import cuda_wgmma, dispatch
+    from curvedit.ops import cuda_wgmma
 
     launches = []
 
-    def launch(out, x, weight, offsets, *, hopper):
-        launches.append(hopper)
+    def accumulate(out, x, weight, offsets):
+        launches.append(x.dtype)
         syrk_accumulate_torch.syrk_accumulate(out, x, weight, offsets)
 
-    monkeypatch.setattr(cuda_wgmma, "launch", launch)
+    monkeypatch.setattr(cuda_wgmma, "_accumulate", accumulate)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
     monkeypatch.setattr("curvedit._C.cuda_architectures", lambda: "800,900")
-    monkeypatch.setenv(ops.VARIABLE, "wgmma")
-    for cached in (dispatch._parsed, dispatch._say):
-        cached.cache_clear()
-    yield launches
-    for cached in (dispatch._parsed, dispatch._say):
-        cached.cache_clear()
+    return launches
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("kind", "weighted"), [("llama", True), ("vit", False)])
-def test_a_fit_runs_with_the_kernel_of_hopper(hopper, kind, weighted):
-    _, on_gpu = pair_on(kind, torch.bfloat16)
+def test_a_fit_runs_with_the_kernel_of_hopper(hopper, kind, weighted, dtype):
+    _, on_gpu = pair_on(kind, dtype)
     batches = models.ragged_batches(kind)
     if kind == "vit":
         batches = [
-            {k: v.bfloat16() if v.is_floating_point() else v for k, v in b.items()} for b in batches
+            {k: v.to(dtype) if v.is_floating_point() else v for k, v in b.items()} for b in batches
         ]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        factors = curvedit.fit(
-            on_gpu, batches, targets=models.targets(kind), weighted=weighted, progress=False
-        )
-    said = " ".join(str(warning.message) for warning in caught)
-    assert "no backend 'wgmma' for syrk_accumulate_pair" in said
+    factors = curvedit.fit(
+        on_gpu, batches, targets=models.targets(kind), weighted=weighted, progress=False
+    )
     record = factors.provenance["backend"]
-    if weighted:  # the Hopper kernel does neither two sums at once nor a weighted sum
-        assert record == {"syrk_accumulate_pair": "torch", "syrk_accumulate": "torch"}
-        assert "syrk_accumulate uses its default where wgmma takes no weights" in said
-    else:
-        assert "wgmma" in record["syrk_accumulate"]
-        assert hopper
-        assert all(hopper)
+    assert set(record.values()) == {"wgmma"}
+    assert ("syrk_accumulate_pair" in record) == weighted
+    assert set(hopper) == {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_second_moments_of_halves_are_multiplied_as_they_are(multiplied, dtype):
+    g, a = integers(33, 300, dtype=dtype), integers(33, 140, seed=1, dtype=dtype)
+    offsets, out = torch.tensor([0, 20, 33]), torch.zeros(300, 140)
+    placed = to_gpu(out)
+    ops.call("second_moment_accumulate", placed, to_gpu(g), to_gpu(a), to_gpu(offsets))
+    ops.call("second_moment_accumulate", out, g.float(), a.float(), offsets, backend="reference")
+    assert torch.equal(placed.cpu(), out)
+    assert multiplied == 2 * [((300, 140), dtype, torch.float32)]
 
 
 def test_meta_tensors_are_planned_for_without_values():

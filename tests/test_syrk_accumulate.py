@@ -51,10 +51,12 @@ def test_matches_float64(backend, tokens, d, dtype, weighted):
     if got is None:
         pytest.skip("the reference multiplies in the input's own precision")
     plain, truth = (reference(x, weight, as_) for as_ in (torch.float32, torch.float64))
+    if backend == "wgmma" and (dtype == torch.float32 or (weighted and dtype == torch.float16)):
+        assert (got - truth).norm() <= 2.0**-16 * truth.norm()  # the sum of two bfloat16
+        return
     if backend in ("triton", "cuda", "wgmma") and weighted and dtype in HALVES:
-        # the root is applied in half precision; wgmma rounds to bfloat16
-        eps = torch.finfo(torch.bfloat16 if backend == "wgmma" else dtype).eps
-        assert (got - truth).norm() <= 2 * eps * truth.norm()
+        # the root is applied in half precision
+        assert (got - truth).norm() <= 2 * torch.finfo(dtype).eps * truth.norm()
         assert torch.equal(got, got.T)
         return
     assert_as_accurate(got, plain, truth, truncated=tokens if dtype in HALVES else 0)

@@ -1,9 +1,9 @@
 """Backend ``wgmma``: ``syrk_accumulate`` on the tensor cores of Hopper GPUs.
 
 The kernel takes half-precision tokens without weights, in aligned rows. Others are first copied, a
-few at a time: times the root of their weight, and rounded to half precision again. Float32 tokens
-become the sum of two bfloat16 ones, which keeps 16 of 24 bits; of their four products the smallest,
-``2^-18`` of the largest at most, is left out.
+few at a time: times the root of their weight, and rounded to bfloat16 again. Float32 tokens, and
+weighted float16 ones, become the sum of two bfloat16 ones, which keeps 16 bits; of their four
+products the smallest, ``2^-16`` of the largest at most, is left out.
 """
 
 import torch
@@ -24,13 +24,13 @@ def syrk_accumulate(
 ) -> None:
     """Add ``sum_t w_t x_t x_t^T``, over all tokens or per group, to the lower tiles of ``out``.
 
-    Half-precision tokens with weights are multiplied by their roots and rounded to bfloat16. Queued
+    Bfloat16 tokens with weights are multiplied by their roots and rounded to bfloat16 again. Queued
     like :func:`curvedit.ops.cuda.syrk_accumulate`.
 
     Raises:
         RuntimeError: CUDA refused the launch; the message is CUDA's own.
     """
-    _accumulate(out, x, weight, offsets, torch.bfloat16)  # float16 has no room for a weight
+    _accumulate(out, x, weight, offsets)
 
 
 def syrk_accumulate_pair(
@@ -42,25 +42,23 @@ def syrk_accumulate_pair(
     offsets: Tensor | None = None,  # (groups + 1,) int64
 ) -> None:
     """Add ``sum_t x_t x_t^T`` to ``out`` and ``sum_t w_t x_t x_t^T`` to ``out_weighted``."""
-    _accumulate(out, x, mask, offsets, x.dtype)
-    _accumulate(out_weighted, x, weight, offsets, torch.bfloat16)
+    _accumulate(out, x, mask, offsets)
+    _accumulate(out_weighted, x, weight, offsets)
 
 
-def _accumulate(
-    out: Tensor, x: Tensor, weight: Tensor | None, offsets: Tensor | None, rounded_to: torch.dtype
-) -> None:
+def _accumulate(out: Tensor, x: Tensor, weight: Tensor | None, offsets: Tensor | None) -> None:
     x = in_memory(x)
     weight, offsets = (None if each is None else in_order(each) for each in (weight, offsets))
     with torch.cuda.device(x.device):
         if weight is None and _can_be_read(x):
             _launch(out, (x,), offsets)
         elif offsets is not None:  # groups are not cut
-            _launch(out, _scaled(x, weight, rounded_to), offsets)
+            _launch(out, _scaled(x, weight), offsets)
         else:
             for start in range(0, x.shape[0], _TOKENS):
                 part = slice(start, start + _TOKENS)
                 share = None if weight is None else weight[part]
-                _launch(out, _scaled(x[part], share, rounded_to), None)
+                _launch(out, _scaled(x[part], share), None)
         wait_if_debugging()
 
 
@@ -93,14 +91,14 @@ def _launch(out: Tensor, parts: tuple[Tensor, ...], offsets: Tensor | None) -> N
     )
 
 
-def _scaled(x: Tensor, weight: Tensor | None, rounded_to: torch.dtype) -> tuple[Tensor, ...]:
+def _scaled(x: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
     """Copy tokens times the roots of their weights: ``(tokens, d)``, d rounded up to 8.
 
-    Two copies, whose sum they are, of float32 tokens.
+    Two copies, whose sum they are, where one would lose bits of the tokens or has no room for them.
     """
     tokens, dim = x.shape
-    is_split = x.dtype == torch.float32
-    dtype = torch.bfloat16 if is_split else x.dtype if weight is None else rounded_to
+    is_plain = x.dtype == torch.bfloat16 or (x.dtype == torch.float16 and weight is None)
+    is_split, dtype = not is_plain, x.dtype if is_plain else torch.bfloat16
     shape = (tokens, -(-dim // 8) * 8)
     parts = tuple(x.new_empty(shape, dtype=dtype) for _ in range(1 + is_split))
     _C.scale_tokens_cuda(

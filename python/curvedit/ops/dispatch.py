@@ -106,7 +106,7 @@ def choose(
             return Implementation(op, row, row.variant(*args))
     reasons = []
     for row in TABLE[op].backends:
-        why = row.by_name_only or _refusal(row, args) or row.yields(*args)
+        why = row.by_name_only or _refusal(row, args)
         if not why:
             return Implementation(op, row, row.variant(*args))
         reasons.append(f"{row.name} {why}")

@@ -50,8 +50,6 @@ class Backend:
     variant: Callable[..., str] = _nothing
     # Why it is chosen only when requested by name, or "".
     by_name_only: str = ""
-    # Why these arguments are left to the backends after it, or "".
-    yields: Callable[..., str] = _nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +121,6 @@ def _wgmma_pair(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
     return _wgmma(_, x)
 
 
-def _wgmma_yields(_: Tensor, x: Tensor, *__: Any) -> str:
-    return "" if x.dtype in HALVES else _UNMEASURED
-
-
-def _wgmma_pair_yields(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
-    return _wgmma_yields(_, x)
-
-
 def _reference_syrk(_: Tensor, x: Tensor, *__: Any) -> str:
     return _not_float32("input, because it multiplies in the input's precision", x)
 
@@ -190,7 +180,7 @@ TABLE: dict[str, Op] = {
         require_syrk,
         (
             Backend("cpp", _CPU, _off_cpu, _fake, _syrk_instructions),
-            Backend("wgmma", _WGMMA, _off_hopper, _wgmma, yields=_wgmma_yields),
+            Backend("wgmma", _WGMMA, _off_hopper, _wgmma),
             Backend("cuda", _CUDA, _off_cuda, _cuda_syrk, by_name_only=_UNMEASURED),
             Backend(
                 "triton",
@@ -206,7 +196,7 @@ TABLE: dict[str, Op] = {
         require_pair,
         (
             Backend("cpp", _CPU, _off_cpu, _fake, _pair_instructions),
-            Backend("wgmma", _WGMMA, _off_hopper, _wgmma_pair, yields=_wgmma_pair_yields),
+            Backend("wgmma", _WGMMA, _off_hopper, _wgmma_pair),
             Backend("cuda", _CUDA, _off_cuda, _cuda_pair, by_name_only=_UNMEASURED),
             Backend(
                 "triton",
