@@ -25,10 +25,12 @@ def pytest_report_header() -> str:
 
 
 def pytest_configure(config) -> None:
-    if torch.cuda.is_available():  # asked for where memory is NaN until written
-        config.addinivalue_line(
-            "filterwarnings", "ignore:.*does not have a deterministic implementation:UserWarning"
-        )
+    if torch.cuda.is_available():
+        for message in (
+            ".*does not have a deterministic implementation",  # asked for: memory is NaN at first
+            "Attempting to run cuBLAS, but there was no current CUDA context",  # autograd's thread
+        ):
+            config.addinivalue_line("filterwarnings", f"ignore:{message}:UserWarning")
 
 
 @pytest.fixture(autouse=True)
