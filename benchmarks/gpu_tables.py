@@ -1,16 +1,11 @@
-"""Writes the README's table of GPU measurements from the committed JSON lines.
-
-``python benchmarks/gpu_tables.py`` rewrites it in place. With ``--check`` it writes nothing and
-fails if it is not what it would write.
-"""
+"""The README's tables of GPU measurements, from the committed JSON lines."""
 
 import json
-import re
-import sys
+from pathlib import Path
 
-from tables import HERE, README, table
+from markdown_table import table
 
-RESULTS = HERE / "results/h200"
+RESULTS = Path(__file__).parent / "results/h200"
 WIDTHS, TOKENS = (1024, 2048, 4096, 5120, 8192, 11008, 14336), (16384, 4096)
 CANDIDATES = {
     "Hopper's kernel (the default there)": "curvedit wgmma",
@@ -20,7 +15,6 @@ CANDIDATES = {
     "torch `addmm` of the same in TF32": "torch addmm of TF32",
     "torch `addmm` of the same in float32": "torch addmm of float32",
 }
-_BLOCK = re.compile(r"<!-- gpu table -->.*?<!-- end of gpu table -->", re.DOTALL)
 
 
 def rows(program):
@@ -99,19 +93,6 @@ def fit():
     return table(head, body)
 
 
-def main():
-    text = README.read_text()
-    made = "\n\n".join(each() for each in (syrk, variants, staircase, fit))
-    block = f"<!-- gpu table -->\n{made}\n<!-- end of gpu table -->"
-    if len(_BLOCK.findall(text)) != 1:
-        sys.exit(f"{README.name}: expected one block for the GPU table")
-    written = _BLOCK.sub(lambda _: block, text)
-    if "--check" in sys.argv:
-        if written != text:
-            sys.exit("the README's GPU table is not that of the results: run gpu_tables.py")
-    else:
-        README.write_text(written)
-
-
-if __name__ == "__main__":
-    main()
+def text():
+    """All tables."""
+    return "\n\n".join(each() for each in (syrk, variants, staircase, fit))

@@ -9,16 +9,13 @@ import re
 import sys
 from pathlib import Path
 
+import gpu_tables
+from markdown_table import table
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 RESULTS = HERE / "results/xeon-avx512-2-cores"
 DEMO = HERE / "results/amd-avx512-2-cores/demo.json"
-
-
-def table(head, rows):
-    """A Markdown table with its numbers aligned to the right."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def runs(file):
@@ -194,7 +191,8 @@ def filled(text):
         eigen(decompositions["eigen"]),
         whole_fit(fits["fit"]),
     ]
-    for name, body in (("bench", "\n\n".join(speed)), ("demo", demo())):
+    blocks = {"bench": "\n\n".join(speed), "demo": demo(), "gpu": gpu_tables.text()}
+    for name, body in blocks.items():
         pattern = re.compile(
             rf"(<!-- {name} table -->\n).*?(<!-- end of {name} table -->)", re.DOTALL
         )
@@ -211,7 +209,9 @@ def main(arguments, readme=README):
     if "--check" in arguments:
         if after == before:
             return 0
-        return f"{readme.name}: its tables differ from {RESULTS.name}; run benchmarks/tables.py"
+        return (
+            f"{readme.name}: its tables differ from those of the results; run benchmarks/tables.py"
+        )
     readme.write_text(after)
     return 0
 

@@ -168,9 +168,7 @@ def _projections(check: Callable[..., None]) -> Op:
     return Op(
         check,
         (
-            Backend(
-                "triton", f"{stem}_triton", _off_triton, _triton_bases, by_name_only=_SLOWER
-            ),
+            Backend("triton", f"{stem}_triton", _off_triton, _triton_bases, by_name_only=_SLOWER),
             Backend("torch", f"{stem}_torch"),
             Backend("reference", f"{stem}_ref", refuses=_reference_bases),
         ),
