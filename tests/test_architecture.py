@@ -23,8 +23,9 @@ ROOMS = [
     {"data"},
     {"models"},  # the only room that calls a model
     {"factors"},
-    {"selection"},
-    {"fitting", "ranking", "projection"},  # stages: never each other
+    {"passes", "selection"},
+    {"editing"},
+    {"fitting", "ranking", "projection", "forgetting"},  # stages: never each other
     {"report"},
     {"evaluation"},
     {"bench", "doctor"},

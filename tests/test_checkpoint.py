@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import curvedit
+from curvedit.editing import checkpoint_directory as checkpoint
 from curvedit.models import weight_hash, weight_of
-from curvedit.projection import checkpoint_directory as checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 
@@ -184,7 +184,7 @@ def test_full_disk_leaves_nothing(llama, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("curvedit.projection.checkpoint_directory.shutil.copyfile", fail)
+    monkeypatch.setattr("curvedit.editing.checkpoint_directory.shutil.copyfile", fail)
     with pytest.raises(OSError, match="nothing was left there"):
         curvedit.project(directory, selection, out=tmp_path / "edited")
     assert not list(tmp_path.glob("edited*"))

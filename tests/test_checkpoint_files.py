@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import curvedit
-from curvedit.projection.checkpoint_files import read_checkpoint
+from curvedit.editing.checkpoint_files import read_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 SHARDED = {"max_shard_size": "40KB"}
@@ -269,7 +269,7 @@ def test_refuses_an_output_that_overlaps_the_model_at_once(llama, tmp_path, monk
     (tmp_path / "link").symlink_to(tmp_path / "outer/model")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     monkeypatch.setattr(
-        "curvedit.projection.checkpoint_directory.read_checkpoint",
+        "curvedit.editing.checkpoint_directory.read_checkpoint",
         lambda source: pytest.fail("the model was read first"),
     )
     for out, error in (

@@ -17,9 +17,9 @@ from curvedit import Factors, Passages, Report, image_batches, load_selection, t
 from curvedit.cli.config import ConfigError, options_from
 from curvedit.cli.fit import FIT
 from curvedit.cli.yaml_files import read_yaml
+from curvedit.editing import places
+from curvedit.editing.checkpoint_files import read_checkpoint
 from curvedit.models import weight_hash
-from curvedit.projection import places
-from curvedit.projection.checkpoint_files import read_checkpoint
 from curvedit.report import read_record
 
 ALLOWED = (ValueError, TypeError, KeyError, RuntimeError, OSError, ImportError, ConfigError)

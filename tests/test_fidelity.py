@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import curvedit
-from curvedit.fitting import run as fitting_run
 from curvedit.models import find_targets
+from curvedit.passes import run as fitting_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 

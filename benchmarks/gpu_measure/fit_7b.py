@@ -21,9 +21,10 @@ import torch
 import transformers
 
 import curvedit
-from curvedit.fitting import moments, streaming
-from curvedit.fitting import run as passes
+from curvedit.fitting import moments
 from curvedit.ops import VARIABLE
+from curvedit.passes import run as passes
+from curvedit.passes import streaming
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from released_collector import collect

@@ -3,11 +3,11 @@
 The measures: one file for each. A new one is a file here and a row below.
 """
 
+from curvedit.data import Passages
 from curvedit.evaluation.accuracy import Accuracy
 from curvedit.evaluation.decoding import greedy_continuations, recites
 from curvedit.evaluation.measure import Measure, Run
 from curvedit.evaluation.ndcg import NDCG
-from curvedit.evaluation.passages import Passages
 from curvedit.evaluation.perplexity import Perplexity
 from curvedit.evaluation.recitation import Recitation
 from curvedit.evaluation.stage import evaluate

@@ -10,8 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from curvedit.data import Batch, read_batch
-from curvedit.evaluation.inputs import require_rereadable
+from curvedit.data import Batch, read_batch, require_rereadable
 from curvedit.evaluation.measure import Measure, Run
 from curvedit.models import call, device_of, logits_of
 from curvedit.report import Meaning, Metric

@@ -18,9 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from curvedit.evaluation.inputs import Ids
-from curvedit.evaluation.padding import left_padded, positions_of
-from curvedit.evaluation.passages import Passages
+from curvedit.data import Ids, Passages, left_padded, positions_of
 from curvedit.meter import progress as progress_of
 from curvedit.models import (
     accepts,

@@ -9,10 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from curvedit.data import Ids, Passages
 from curvedit.evaluation.decoding import greedy_continuations, require_passages_fit
-from curvedit.evaluation.inputs import Ids
 from curvedit.evaluation.measure import Measure, Run
-from curvedit.evaluation.passages import Passages
 from curvedit.models import device_of
 from curvedit.report import Meaning, Metric
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from curvedit.data import Passages
 from curvedit.evaluation.accuracy import Accuracy
 from curvedit.evaluation.measure import Measure
 from curvedit.evaluation.ndcg import NDCG
-from curvedit.evaluation.passages import Passages
 from curvedit.evaluation.perplexity import Perplexity
 from curvedit.evaluation.recitation import Recitation
 

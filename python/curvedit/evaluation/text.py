@@ -11,10 +11,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from curvedit.data import Batch, TokenBatches, read_batch
-from curvedit.evaluation.inputs import Ids, require_rereadable, token_ids
+from curvedit.data import (
+    Batch,
+    Ids,
+    TokenBatches,
+    positions_of,
+    read_batch,
+    require_rereadable,
+    right_padded,
+    token_ids,
+)
 from curvedit.evaluation.measure import Measure, Run
-from curvedit.evaluation.padding import positions_of, right_padded
 from curvedit.meter import progress
 from curvedit.models import (
     accepts,

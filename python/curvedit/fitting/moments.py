@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from curvedit.factors import Key
-from curvedit.fitting.observer import Call
 from curvedit.ops import Record, choose, tiles
+from curvedit.passes import Call
 
 _ACCEPTED = (torch.float32, torch.bfloat16, torch.float16)
 

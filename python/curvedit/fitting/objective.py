@@ -3,8 +3,7 @@
 The loss is the sum of cross-entropies over the loss terms that a batch has.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +12,7 @@ from torch import Tensor
 from curvedit.data import Batch
 from curvedit.fitting.sampling import sample_labels, uniform
 from curvedit.models import logits_of
-
-LossFunction = Callable[[Any, Any], Tensor]  # (model output, labels) -> summed loss, scalar
+from curvedit.passes import LossFunction
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,10 @@ class Objective:
             )
         probabilities[(*where.nonzero(as_tuple=True), labels)] -= 1.0
         return logits, probabilities.to(logits.dtype)
+
+    def for_check(self) -> "Objective":
+        """Return a loss for the self-check, whose labels do not depend on the logits."""
+        return replace(self, labels="data" if self.custom else "uniform")
 
     def _labels(self, probabilities: Tensor, batch: Batch, start: int, stop: int | None) -> Tensor:
         """Return one label per row, arbitrary in rows without a loss term."""

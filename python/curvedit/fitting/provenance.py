@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from curvedit.fitting.run import Run
+from curvedit.fitting.objective import Objective
 from curvedit.meter import Meter
 from curvedit.models import (
     coverage_rows,
@@ -16,10 +16,12 @@ from curvedit.models import (
     passed_over,
     weight_of,
 )
+from curvedit.passes import Run
 
 
 def provenance_of(
     run: Run,
+    objective: Objective,
     batches: Iterable[Any],
     coverage: Mapping[str, Any],
     notes: list[str],
@@ -31,8 +33,8 @@ def provenance_of(
         "made_by": "fit",
         "model": identity_of(run.model),
         "task": run.task,
-        "labels": run.objective.labels,
-        "seed": run.objective.seed,
+        "labels": objective.labels,
+        "seed": objective.seed,
         "data": getattr(batches, "identity", {"source": "batches given in Python"}),
         "samples": run.samples,
         "positions": run.positions,

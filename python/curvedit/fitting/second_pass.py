@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from curvedit.factors import Factors, Key
-from curvedit.fitting.observer import Call, Observer
-from curvedit.fitting.run import Run
 from curvedit.meter import metered
 from curvedit.models import device_of, frozen
 from curvedit.ops import Record, choose
+from curvedit.passes import Call, Observer, Run
 
 PER = ("sequence", "position")
 

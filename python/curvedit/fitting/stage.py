@@ -11,14 +11,12 @@ from curvedit.checks import is_finite, require_choice
 from curvedit.data import TASKS, TokenBatches
 from curvedit.factors import Factors, Target, fingerprint
 from curvedit.fitting.moments import Moments
-from curvedit.fitting.objective import LossFunction, Objective
-from curvedit.fitting.observer import Observer
+from curvedit.fitting.objective import Objective
 from curvedit.fitting.provenance import (
     notes_of,
     provenance_of,
     require_coverage,
 )
-from curvedit.fitting.run import Run
 from curvedit.fitting.second_pass import PER, correct
 from curvedit.meter import metered
 from curvedit.models import (
@@ -30,6 +28,7 @@ from curvedit.models import (
     require_fits,
     weight_of,
 )
+from curvedit.passes import LossFunction, Observer, Run
 
 
 def fit(
@@ -145,14 +144,17 @@ def fit(
     moments = Moments(weighted=weighted)
     observer = Observer(modules, moments.add, positions=positions)
     stack = find_stack(model, list(modules))
-    run = Run(model, stack, Objective(labels, seed, loss), observer, moments, where, bound)
+    objective = Objective(labels, seed, loss)
+    run = Run(model, stack, objective, observer, moments, where, bound)
     with metered(device) as meter, frozen(model), observer.attached():
         run.over(batches, task, shown=progress, what="fit")
     notes = notes_of(run, targets)
     idle = [name for name in modules if not observer.tokens[name]]
     coverage = require_coverage(model, modules, min_coverage, idle)
     factors = Factors(
-        _fitted(observer), moments.sums, provenance_of(run, batches, coverage, notes, meter)
+        _fitted(observer),
+        moments.sums,
+        provenance_of(run, objective, batches, coverage, notes, meter),
     )
     for note in notes:
         warnings.warn(note, stacklevel=2)

@@ -2,86 +2,17 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 
-from curvedit.models import exclusive, is_linear_map, weight_of
-from curvedit.projection.checkpoint_directory import edit_checkpoint
-from curvedit.projection.weight import (
-    TargetEdit,
-    edit_weight,
-    require_fitted,
-    require_scale,
-    rotate_once,
-)
-from curvedit.selection import Selection, TargetSelection
-
-
-@dataclass(frozen=True)
-class _Original:
-    """A weight as it was before it was edited."""
-
-    name: str
-    module: nn.Module
-    weight: Tensor  # (d_out, d_in), in the memory that was edited
-    content: Tensor
-
-    def require_in_place(self) -> None:
-        now = weight_of(self.module)
-        if now.dtype != self.weight.dtype or now.data_ptr() != self.weight.data_ptr():
-            raise RuntimeError(
-                f"undo: expected the weight of {self.name!r} where it was edited, got another "
-                "(the model was moved, cast or given new weights since); undo before that, or "
-                "load the original model"
-            )
-
-
-@dataclass
-class Edit:
-    """The record of what ``project`` did; an edit in memory can be undone, bit for bit.
-
-    As a context manager, it is undone at the end of the block.
-    """
-
-    targets: dict[str, TargetEdit]
-    seconds: float
-    out: Path | None = None  # the edited checkpoint directory, or None for an edit in memory
-    _originals: list["_Original"] = field(default_factory=list, repr=False)
-
-    def undo(self) -> None:
-        """Restore the original weights.
-
-        Raises:
-            RuntimeError: the edit was already undone, or was written to a directory; or the model
-                was moved, cast or given other weights since. Nothing changed.
-        """
-        if not self._originals:
-            raise RuntimeError(
-                "undo: nothing to restore; the edit was already undone, or written to a directory"
-            )
-        for original in self._originals:
-            original.require_in_place()
-        _restore(self._originals)
-
-    def __enter__(self) -> "Edit":
-        """Return the edit itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Undo the edit, unless that was already done."""
-        if self._originals:
-            self.undo()
+from curvedit.editing import Edit, Original, TargetEdit, editable, restored_on_error
+from curvedit.models import exclusive, weight_of
+from curvedit.projection.on_disk import project_checkpoint
+from curvedit.projection.weight import edit_weight, require_scale, rotate_once
+from curvedit.selection import Selection
 
 
 def project(
@@ -124,14 +55,14 @@ def project(
     if not isinstance(model, nn.Module):
         if out is None:
             raise ValueError("out: expected a new directory for an edited checkpoint, got None")
-        (targets,) = edit_checkpoint(Path(model), [(Path(out), selection)], scale, backend)
+        (targets,) = project_checkpoint(Path(model), [(Path(out), selection)], scale, backend)
         return Edit(targets, time.perf_counter() - start, Path(out))
     if out is not None:
         raise ValueError(
             "out: a module is edited in place; call its save_pretrained(out) afterwards"
         )
     with exclusive(model):
-        return _edit(_checked(model, selection.targets), selection, scale, backend, {})
+        return _edit(editable(model, selection.targets), selection, scale, backend, {})
 
 
 def project_each(
@@ -175,7 +106,7 @@ def project_each(
             "out: a module is edited in place; call its save_pretrained(out) in the loop"
         )
     union = {name: target for selection in selections for name, target in selection.items()}
-    return _edit_each(_checked(model, union), list(selections), scale, backend)
+    return _edit_each(editable(model, union), list(selections), scale, backend)
 
 
 def _require_alike(selections: Sequence[Selection]) -> None:
@@ -212,7 +143,7 @@ def _write_each(
     pairs = [
         (Path(directory), selection) for directory, selection in zip(out, selections, strict=True)
     ]
-    written = edit_checkpoint(model, pairs, scale, backend)
+    written = project_checkpoint(model, pairs, scale, backend)
     seconds = (time.perf_counter() - start) / max(1, len(pairs))
     return iter(
         [Edit(targets, seconds, place) for targets, (place, _) in zip(written, pairs, strict=True)]
@@ -242,84 +173,12 @@ def _edit(
 ) -> Edit:
     start = time.perf_counter()
     edited: dict[str, TargetEdit] = {}
-    with _restored_on_error() as originals:
+    with restored_on_error() as originals:
         for name in selection:
             weight = weight_of(modules[name])
             new, edited[name] = edit_weight(
                 name, weight, selection, scale, backend, components.get(name)
             )
-            originals.append(_Original(name, modules[name], weight, weight.to("cpu", copy=True)))
+            originals.append(Original.of(name, modules[name]))
             weight.copy_(new)
-    return Edit(edited, time.perf_counter() - start, None, originals)
-
-
-def _checked(model: nn.Module, targets: Mapping[str, TargetSelection]) -> dict[str, nn.Module]:
-    """Return the targets' modules, after checking that each may be edited."""
-    modules = dict(model.named_modules())
-    for name in targets:
-        module = modules.get(name)
-        if module is None or not is_linear_map(module):
-            got = "none of that name" if module is None else type(module).__name__
-            raise ValueError(
-                f"model: expected a linear map {name!r}, as in the selection, got {got}"
-            )
-        if weight_of(module).is_meta:
-            raise ValueError(
-                f"model: expected the weight of {name!r} in memory, got one on the meta device "
-                "(offloaded or not loaded); load the model without a device map"
-            )
-    _require_own_memory(model, {f"{name}.weight" for name in targets})
-    for name, target in targets.items():
-        require_fitted(name, weight_of(modules[name]), target)
-    return {name: modules[name] for name in targets}
-
-
-def _require_own_memory(model: nn.Module, edited: set[str]) -> None:
-    """Refuse weights that lie in the memory of another parameter or buffer, whole or in part."""
-    spans = sorted(
-        (tensor.device.type, tensor.device.index or 0, *_span(tensor), name)
-        for name, tensor in (
-            *model.named_parameters(remove_duplicate=False),
-            *model.named_buffers(remove_duplicate=False),
-        )
-        if tensor.numel() and not tensor.is_meta
-    )
-    ends: dict[tuple[str, int], list[tuple[int, str]]] = {}
-    for kind, index, start, stop, name in spans:
-        open_ones = ends.setdefault((kind, index), [])
-        open_ones[:] = [(end, other) for end, other in open_ones if end > start]
-        for _, other in open_ones:
-            for first, second in ((name, other), (other, name)):
-                if first in edited:
-                    raise ValueError(
-                        f"model: {first!r} is tied to {second!r} or shares its memory, so editing "
-                        "one would change both; untie them, or leave the target out"
-                    )
-        open_ones.append((stop, name))
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    """Return the first address that a tensor occupies and the one after its last."""
-    reach = sum(
-        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
-    start = tensor.data_ptr()
-    return start, start + (reach + 1) * tensor.element_size()
-
-
-@contextmanager
-def _restored_on_error() -> Iterator[list[_Original]]:
-    originals: list[_Original] = []
-    try:
-        with torch.no_grad():
-            yield originals
-    except BaseException:
-        _restore(originals)
-        raise
-
-
-def _restore(originals: list[_Original]) -> None:
-    with torch.no_grad():
-        while originals:
-            original = originals.pop()
-            original.weight.copy_(original.content)
+    return Edit(edited, time.perf_counter() - start, _originals=originals)

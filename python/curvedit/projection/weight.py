@@ -5,37 +5,15 @@ Both forms of ``project``, in memory and on disk, use it.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from curvedit.checks import require_finite, require_shape
+from curvedit.checks import require_finite
+from curvedit.editing import TargetEdit
 from curvedit.models import weight_hash
 from curvedit.ops import call, choose
 from curvedit.selection import Selection, TargetSelection
-
-
-@dataclass(frozen=True)
-class TargetEdit:
-    """The record of one edited weight."""
-
-    kept_share: float  # share of components kept
-    change: float  # |W' - W| / |W|, Frobenius norm
-    backend: str
-    sha256_before: str
-    sha256_after: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the edit as in ``curvedit.json``."""
-        return {
-            "kept": self.kept_share,
-            "change": self.change,
-            "backend": self.backend,
-            "sha256_before": self.sha256_before,
-            "sha256_after": self.sha256_after,
-        }
 
 
 def require_scale(removed_scale: float) -> float:
@@ -46,28 +24,6 @@ def require_scale(removed_scale: float) -> float:
             f"got {removed_scale}"
         )
     return float(removed_scale)
-
-
-def require_fitted(name: str, weight: Tensor, target: TargetSelection) -> None:
-    """Refuse a weight ``(d_out, d_in)`` that is not the one the target was fitted on.
-
-    Raises:
-        ValueError: the shape or hash differs, or the weight is not finite.
-    """
-    require_shape(f"model: the weight of {name!r}", weight, target.shape)
-    require_finite(f"model: the weight of {name!r}", weight)
-    if target.weight_sha256 and not is_fitted(weight, target):
-        raise ValueError(
-            f"model: the weight of {name!r} is not the one the factors were fitted on "
-            "(it belongs to another model, or was already edited); use the factors' own model, "
-            "or fit again"
-        )
-
-
-def is_fitted(weight: Tensor, target: TargetSelection) -> bool:
-    """Whether a weight, cast to the dtype it was fitted in, has the target's hash."""
-    dtype = getattr(torch, target.weight_dtype.removeprefix("torch."), weight.dtype)
-    return weight_hash(weight.to(dtype)) == target.weight_sha256
 
 
 def rotate_once(

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curvedit.editing.stored import StoredTensor, stored_tensors
 from curvedit.models import read_object
-from curvedit.projection.stored import StoredTensor, stored_tensors
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from curvedit.evaluation.inputs import Ids
+from curvedit.data.inputs import Ids
 
 
 def left_padded(rows: Sequence[Ids], pad: int, device: torch.device) -> dict[str, Tensor]:

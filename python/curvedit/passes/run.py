@@ -8,20 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from curvedit.data import Batch, read_batch
-from curvedit.factors import Key
-from curvedit.fitting.fidelity import Fidelity, check_fidelity
-from curvedit.fitting.objective import Objective
-from curvedit.fitting.observer import Call, Observer
-from curvedit.fitting.streaming import NotStreamableError, streamed_backward, whole_backward
 from curvedit.meter import peak_memory, progress
 from curvedit.models import Stack, device_of, require_causal, require_fits
 from curvedit.ops import Record
+from curvedit.passes.fidelity import Fidelity, check_fidelity
+from curvedit.passes.loss import Loss
+from curvedit.passes.observer import Call, Observer
+from curvedit.passes.streaming import NotStreamableError, streamed_backward, whole_backward
 
 
 class Accumulator(Protocol):
-    """The sums that a pass accumulates."""
+    """What sums over a pass, and the backends that it used."""
 
-    sums: dict[Key, Tensor]
     record: Record
 
     def add(
@@ -39,7 +37,7 @@ class Run:
 
     model: nn.Module  # frozen; the observer is attached to it
     stack: Stack | None  # the model's blocks; None to run the whole model at once
-    objective: Objective
+    objective: Loss
     observer: Observer
     accumulator: Accumulator
     inputs_on: torch.device | None  # where block inputs wait; None leaves them where they are

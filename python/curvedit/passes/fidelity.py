@@ -19,10 +19,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from curvedit.data import Batch
-from curvedit.fitting.objective import Objective
-from curvedit.fitting.observer import Call, Observer
-from curvedit.fitting.streaming import NotStreamableError, streamed_backward, whole_backward
 from curvedit.models import Stack, weight_of
+from curvedit.passes.loss import Loss
+from curvedit.passes.observer import Call, Observer
+from curvedit.passes.streaming import NotStreamableError, streamed_backward, whole_backward
 
 _POSITIONS = 32  # of a sequence
 _CONTEXT = 8  # of them before the first loss term
@@ -57,7 +57,7 @@ def check_fidelity(
     model: nn.Module,
     stack: Stack | None,
     batch: Batch,
-    objective: Objective,
+    objective: Loss,
     observer: Observer,
     *,
     logits_bytes: int,
@@ -78,7 +78,7 @@ def check_fidelity(
     """
     start = time.perf_counter()
     part = _small_slice(batch)
-    objective = replace(objective, labels="data" if objective.custom else "uniform")
+    objective = objective.for_check()
     whole = _Sketch(observer)
     with whole.observer.attached(), _computing(observer.targets):
         whole_backward(model, part, objective, whole.observer)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from curvedit.data import Batch
-from curvedit.fitting.objective import Objective
-from curvedit.fitting.observer import Observation, Observer
 from curvedit.models import Stack, bypassed, call, hidden_of, pieces
+from curvedit.passes.loss import Loss
+from curvedit.passes.observer import Observation, Observer
 
 
 class NotStreamableError(Exception):
@@ -49,9 +49,7 @@ class _BlockRun:
         return self.args, {**self.kwargs, "hidden_states": hidden}
 
 
-def whole_backward(
-    model: nn.Module, batch: Batch, objective: Objective, observer: Observer
-) -> None:
+def whole_backward(model: nn.Module, batch: Batch, objective: Loss, observer: Observer) -> None:
     """Show the observer one batch's activations and gradients, with the whole model's graph.
 
     Raises:
@@ -68,7 +66,7 @@ def streamed_backward(
     model: nn.Module,
     stack: Stack,
     batch: Batch,
-    objective: Objective,
+    objective: Loss,
     observer: Observer,
     *,
     inputs_on: torch.device | None,
@@ -200,7 +198,7 @@ def _run_tail(
     model: nn.Module,
     stack: Stack,
     batch: Batch,
-    objective: Objective,
+    objective: Loss,
     observer: Observer,
     last: Any,
     top: Tensor,  # (B, …, d): the last block's output

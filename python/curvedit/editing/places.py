@@ -7,10 +7,9 @@ by its content instead, but never if what is found belongs to another module.
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from curvedit.editing.fitted import FittedWeight, is_fitted, require_fitted
+from curvedit.editing.stored import DTYPES, StoredTensor
 from curvedit.models import parameter_names
-from curvedit.projection.stored import DTYPES, StoredTensor
-from curvedit.projection.weight import is_fitted, require_fitted
-from curvedit.selection import TargetSelection
 
 Place = tuple[StoredTensor, bool]  # a stored tensor, and whether it holds the transpose
 # For each parameter of the model, all names of it: several if it is tied.
@@ -18,7 +17,7 @@ _Names = Mapping[str, frozenset[str]]
 
 
 def find_places(
-    directory: Path, targets: Mapping[str, TargetSelection], stored: Mapping[str, StoredTensor]
+    directory: Path, targets: Mapping[str, FittedWeight], stored: Mapping[str, StoredTensor]
 ) -> dict[str, Place]:
     """Find and verify the stored tensor of every target.
 
@@ -68,7 +67,7 @@ def _require_single_copies(places: Mapping[str, Place], stored: Mapping[str, Sto
 
 
 def _place(
-    name: str, target: TargetSelection, stored: Mapping[str, StoredTensor], names: _Names | None
+    name: str, target: FittedWeight, stored: Mapping[str, StoredTensor], names: _Names | None
 ) -> Place:
     """Find the stored tensor of a target by name, or else by content, and verify it."""
     key = _match(f"{name}.weight", stored)
@@ -86,7 +85,7 @@ def _place(
 
 
 def _place_by_content(
-    name: str, target: TargetSelection, stored: Mapping[str, StoredTensor], names: _Names | None
+    name: str, target: FittedWeight, stored: Mapping[str, StoredTensor], names: _Names | None
 ) -> Place:
     found: list[Place] = []
     for tensor in stored.values():

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from curvedit.data import bare_ids, checked_ids, checked_text, json_rows, name_of, opening_of
-from curvedit.evaluation.inputs import Ids, token_ids
+from curvedit.data.documents import checked_ids, checked_text, json_rows
+from curvedit.data.inputs import Ids, token_ids
+from curvedit.data.tokenizing import bare_ids, name_of, opening_of
 
 
 @dataclass(frozen=True)
