@@ -14,9 +14,7 @@ EVERY_VERB = """
     --traceback = False (no argument)
     --json = False (no argument)
 """
-LOADING_AND_DATA = """
-    --dtype = 'auto' of auto|float32|bfloat16|float16
-    --device NAME
+DATA = """
     --tokenizer DIR
     --window as int = 512
     --batch-size as int = 8
@@ -26,6 +24,11 @@ LOADING_AND_DATA = """
     --text-field NAME = 'text'
     --split NAME = 'train'
     --cache DIR
+"""
+LOADING_AND_DATA = f"""
+    --dtype = 'auto' of auto|float32|bfloat16|float16
+    --device NAME
+    {DATA}
 """
 NO_PROGRESS = "--no-progress sets progress = True (no argument)"
 FLAGS = {
@@ -64,6 +67,22 @@ FLAGS = {
         --selection DIR required
         --out DIR required
         --removed-scale ALPHA as float = 0.0
+    """,
+    "forget": f"""{EVERY_VERB}
+        --model DIR required
+        --factors DIR required
+        --passages FILE required
+        --prefix-length N as int = 64
+        --suffix-length N as int = 48
+        --retain FILE
+        --holdout PATH (+) required
+        --out DIR required
+        --targets PATTERN (+)
+        --budget NATS as float = 0.02
+        --damping D as float = 1.0
+        --steps N as int = 4
+        {DATA}
+        {NO_PROGRESS}
     """,
     "evaluate": f"""{EVERY_VERB}
         --model DIR required

@@ -13,6 +13,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 FIT = "fit --model model --data data.jsonl --targets *.0.mlp.* --window 20 --no-progress"
 RANK = "rank --factors factors"
 PROJECT = "project --model model --selection selection"
+FORGET = "forget --model model --factors factors --window 20 --no-progress"
+FORGET += " --passages passages.jsonl --holdout data.jsonl"
 EVALUATE = "evaluate --model edited --baseline model --window 20"
 
 
@@ -149,6 +151,24 @@ REFUSED = {
     "a hub name": ("project --model folder --selection selection", "model: expected"),
     "inside the model": (f"{PROJECT} --out model/edited", "out: expected a directory outside"),
     "endless scale": (f"{PROJECT} --removed-scale inf", "removed_scale: expected a finite", "inf"),
+    # forget
+    "a selection to forget by": (
+        f"{FORGET} --factors selection",
+        "factors: expected a factor directory, as curvedit fit writes, got ",
+        "selection, a selection",
+    ),
+    "nothing to forget": (f"{FORGET} --passages nowhere.jsonl", "passages: expected a .jsonl"),
+    "nothing that is recited": (FORGET, "passages: expected some that the model recites"),
+    "forgotten and kept": (f"{FORGET} --retain passages.jsonl", "retain: expected passages that"),
+    "no budget": (f"{FORGET} --budget 0", "budget: expected a number of at least 1e-06, got 0.0"),
+    "a budget of text": (f"{FORGET} --budget nan", "budget: expected a number of at least", "nan"),
+    "no steps": (f"{FORGET} --steps 0", "steps: expected at least 1, got 0"),
+    "no damping": (f"{FORGET} --damping -1", "damping: expected a positive number, got -1.0"),
+    "held-out nothing": (f"{FORGET} --holdout nowhere.txt", "holdout: expected a file", "nowhere"),
+    "held-out beyond the context": (f"{FORGET} --window 99", "holdout: ", "at most 64"),
+    "unfitted targets": (f"{FORGET} --targets *.9.*", "targets: '*.9.*' matches no"),
+    "an edited model to forget in": (f"{FORGET} --model edited", "not the one the factors"),
+    "forgotten in the model": (f"{FORGET} --out model/edited", "out: expected a directory outside"),
     # evaluate
     "nothing to measure": (EVALUATE, "evaluate: expected --passages, --text or --splits, got none"),
     "text beyond the context": (
@@ -215,7 +235,14 @@ def refusal(words, capsys):
 def test_refuses(here, capsys, case):
     words, *parts = REFUSED[case]
     words = words.split()
-    if "--out" not in words and words[0] in ("fit", "rank", "project", "evaluate", "merge"):
+    if "--out" not in words and words[0] in (
+        "fit",
+        "rank",
+        "project",
+        "forget",
+        "evaluate",
+        "merge",
+    ):
         words += ["--out", "new"]
     before = listing(here)
     message = refusal(words, capsys)

@@ -63,6 +63,10 @@ NAMES = {
         "corrected=None, task=None, loss=None, positions='all', inputs_on=None, "
         "logits_bytes=None, progress=True"
     ),
+    "forget": (
+        "model, factors, passages, *, holdout, targets=None, retain=None, budget=0.02, "
+        "damping=1.0, steps=4, out=None, batch_size=16, pad_token_id=0, progress=True"
+    ),
     "image_batches": "path, *, batch_size=32",
     "load_selection": "directory",
     "project": "model, selection, *, out=None, removed_scale=0.0, backend=None",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from curvedit.data import image_batches, token_batches
 from curvedit.factors import Factors
 from curvedit.fitting import fit
+from curvedit.forgetting import forget
 from curvedit.ops import torch_library as torch_library  # registers torch.ops.curvedit
 from curvedit.projection import Edit, project, project_each
 from curvedit.ranking import rank
@@ -33,6 +34,7 @@ __all__ = [
     "Suite",
     "evaluate",
     "fit",
+    "forget",
     "image_batches",
     "load_selection",
     "project",

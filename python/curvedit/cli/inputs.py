@@ -117,10 +117,11 @@ def _batches(paths: list[str], options: Options) -> Iterable[Any]:
     )
 
 
-def add_suite_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that :func:`suite` reads, beside those of :func:`add_data_flags`."""
+def add_passage_flags(parser: argparse.ArgumentParser, what: str = "", **options: Any) -> None:
+    """Add the flags that describe passages; ``what`` they are for goes into the help."""
+    rows = ".jsonl rows: prefix_ids and suffix_ids, or text"
     parser.add_argument(
-        "--passages", metavar="FILE", help=".jsonl rows: prefix_ids and suffix_ids, or text"
+        "--passages", metavar="FILE", help=f"{rows}, {what}" if what else rows, **options
     )
     parser.add_argument(
         "--prefix-length",
@@ -136,6 +137,11 @@ def add_suite_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens of it that the model should recite (48)",
     )
+
+
+def add_suite_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that :func:`suite` reads, beside those of :func:`add_data_flags`."""
+    add_passage_flags(parser)
     parser.add_argument(
         "--text", nargs="+", metavar="PATH", help="held-out text, given as for fit --data"
     )
@@ -168,16 +174,17 @@ def suite(options: Options) -> Suite:
         with _called("splits"):
             splits[name] = data.image_batches(path, batch_size=options.batch_size)
     return Suite(
-        passages=None if options.passages is None else _passages(options),
+        passages=None if options.passages is None else passages(options, options.passages),
         text=None if options.text is None else batches(options.text, options, name="text"),
         splits=splits,
         batch_size=options.batch_size,
     )
 
 
-def _passages(options: Options) -> Passages:
+def passages(options: Options, path: str) -> Passages:
+    """Passages from a file of JSON lines, as the flags describe them."""
     return Passages.read(
-        options.passages,
+        path,
         tokenizer=_tokenizer(options),
         bos=options.bos,
         prefix=options.prefix_length,

@@ -18,6 +18,7 @@ from curvedit.cli.doctor import DOCTOR
 from curvedit.cli.errors import explain
 from curvedit.cli.evaluate import EVALUATE
 from curvedit.cli.fit import FIT
+from curvedit.cli.forget import FORGET
 from curvedit.cli.inspect import INSPECT
 from curvedit.cli.merge import MERGE
 from curvedit.cli.project import PROJECT
@@ -28,7 +29,7 @@ from curvedit.cli.yaml_files import ConfigError
 
 VERBS = {  # in the order of --help
     verb.name: verb
-    for verb in (FIT, RANK, PROJECT, EVALUATE, RUN, DEMO, MERGE, INSPECT, BENCH, DOCTOR)
+    for verb in (FIT, RANK, PROJECT, FORGET, EVALUATE, RUN, DEMO, MERGE, INSPECT, BENCH, DOCTOR)
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from curvedit.cli.errors import first_line
-from curvedit.data import TokenBatches
+from curvedit.data import Passages, TokenBatches
 from curvedit.evaluation import Suite
 from curvedit.models import require_fits
 
@@ -110,6 +110,16 @@ def require_data_fits(name: str, skeleton: Skeleton, batches: Any) -> None:
         skeleton.require_fits(name, batches.longest, batches.largest)
 
 
+def require_passages_fit(skeleton: Skeleton, passages: Passages, name: str) -> None:
+    """Refuse passages that do not fit the model.
+
+    Raises:
+        ValueError: as :meth:`Skeleton.require_fits`.
+    """
+    rows = [(*prefix, *suffix) for prefix, suffix in passages.rows()]
+    skeleton.require_fits(name, max(map(len, rows)), max(map(max, rows)))
+
+
 def require_suite_fits(skeleton: Skeleton, suite: Suite) -> None:
     """Refuse passages and texts that do not fit the model.
 
@@ -117,6 +127,5 @@ def require_suite_fits(skeleton: Skeleton, suite: Suite) -> None:
         ValueError: as :meth:`Skeleton.require_fits`.
     """
     if suite.passages is not None:
-        rows = [(*prefix, *suffix) for prefix, suffix in suite.passages.rows()]
-        skeleton.require_fits("passages", max(map(len, rows)), max(map(max, rows)))
+        require_passages_fit(skeleton, suite.passages, "passages")
     require_data_fits("text", skeleton, suite.text)

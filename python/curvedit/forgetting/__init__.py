@@ -1,0 +1,6 @@
+"""Stage 3, targeted: Factors and the passages to forget in, edited weights out."""
+
+from curvedit.forgetting.outcome import FORGOTTEN, NEAR
+from curvedit.forgetting.stage import DAMPING, STEPS, forget, require_numbers
+
+__all__ = ["DAMPING", "FORGOTTEN", "NEAR", "STEPS", "forget", "require_numbers"]

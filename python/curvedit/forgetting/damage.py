@@ -1,0 +1,147 @@
+"""The damage that was done: divergence from the unedited model on held-out data."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvedit.data import Batch, read_batch
+from curvedit.forgetting.weights import Weights
+from curvedit.models import call, device_of, logits_of, vocabulary_of
+
+_BYTES = 1 << 27  # of the float32 logits of one model that exist at once, one window at least
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What an edit cost on held-out data: sums over its loss terms, by window or sample, float64.
+
+    ``divergence`` is ``KL(unedited || edited)``; the losses are cross-entropies of the data's own
+    labels, 0 if it has none. All in nats.
+    """
+
+    divergence: Tensor  # (windows,)
+    loss_before: Tensor  # (windows,)
+    loss_after: Tensor  # (windows,)
+    terms: Tensor  # (windows,)
+
+    @property
+    def nats(self) -> float:
+        """Mean divergence per loss term."""
+        return float(self.divergence.sum() / self.terms.sum())
+
+    @property
+    def loss(self) -> float:
+        """Mean rise of the loss per loss term."""
+        return float((self.loss_after - self.loss_before).sum() / self.terms.sum())
+
+
+@torch.no_grad()
+def measure_damage(
+    model: nn.Module,
+    weights: Weights,
+    batches: Iterable[Any],
+    task: str | None,
+    done: Callable[[int], None] = lambda _: None,
+) -> Damage:
+    """Compare the edited model with itself before the edit.
+
+    Args:
+        model: In evaluation mode, edited.
+        weights: Gives the unedited weights for a while.
+        batches: Held-out data, as ``fit`` takes it; a language model's windows may be padded.
+        task: As for ``read_batch``.
+        done: Told the number of loss terms that were compared, after each part.
+
+    Raises:
+        TypeError: a batch is of an unknown kind.
+        ValueError: there is no batch, or the model's logits do not fit it or are not finite.
+    """
+    rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for batch in _parts(model, batches, task):
+        with weights.unedited():
+            before = _logits(model, batch)
+        rows += _compare(before, _logits(model, batch), batch)
+        done(batch.loss_terms)
+    if not rows:
+        raise ValueError("holdout: expected at least one batch, got none")
+    return Damage(*(torch.cat(column).cpu() for column in zip(*rows, strict=True)))
+
+
+@torch.no_grad()
+def share_right(model: nn.Module, batches: Iterable[Any], task: str | None) -> float:
+    """Share of a language model's loss terms whose token is its first choice."""
+    right, terms = 0, 0
+    for batch in _parts(model, batches, task):
+        if batch.terms is None or batch.labels is None:
+            continue
+        right += int((_logits(model, batch).argmax(-1) == batch.labels[batch.terms]).sum())
+        terms += batch.loss_terms
+    return right / terms if terms else 0.0
+
+
+def _parts(model: nn.Module, batches: Iterable[Any], task: str | None) -> Iterator[Batch]:
+    device, seen = device_of(model), 0
+    for index, raw in enumerate(batches):
+        try:
+            batch = read_batch(raw, index, seen, device, task)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("batches: ", "holdout: ", 1)) from error
+        size = batch.samples.shape[0]
+        seen += size
+        step = size
+        if batch.terms is not None and batch.divisible:
+            row = 4 * batch.terms.shape[1] * (vocabulary_of(model) or 1)
+            step = max(1, _BYTES // row)
+        for start in range(0, size, step):
+            part = batch.rows(start, start + step)
+            if part.loss_terms:
+                yield part
+
+
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits of the loss terms, (terms, classes)."""
+    logits = logits_of(call(model, batch.inputs))
+    leading = batch.samples.shape if batch.terms is None else batch.terms.shape
+    if logits.shape[:-1] != leading:
+        raise ValueError(
+            f"holdout: expected logits of shape {tuple(leading)} and classes from the model, "
+            f"got {tuple(logits.shape)} in batch {batch.index}"
+        )
+    return logits if batch.terms is None else logits[batch.terms]
+
+
+def _compare(
+    before: Tensor,  # (terms, classes)
+    after: Tensor,
+    batch: Batch,
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    size = batch.samples.shape[0]
+    labels = batch.labels
+    if batch.terms is None:
+        owners = torch.arange(size, device=before.device)
+    else:
+        owners = batch.terms.nonzero()[:, 0]
+        labels = None if labels is None else labels[batch.terms]
+    found = torch.zeros(4, size, dtype=torch.float64, device=before.device)
+    step = max(1, _BYTES // (16 * before.shape[-1]))
+    for start in range(0, len(before), step):
+        part = slice(start, start + step)
+        p, q = (logits[part].float().log_softmax(-1) for logits in (before, after))
+        apart = (p - q).where(p != -torch.inf, 0.0)  # what neither model can say
+        divergence = (p.exp() * apart).sum(-1, dtype=torch.float64)
+        if not divergence.isfinite().all():
+            raise ValueError(
+                f"model: the logits are not finite on holdout batch {batch.index}; check the data"
+            )
+        terms = [divergence, torch.zeros_like(divergence), torch.zeros_like(divergence)]
+        if labels is not None:
+            own = labels[part, None]
+            terms[1:] = [-each.gather(-1, own)[:, 0].double() for each in (p, q)]
+        terms.append(torch.ones_like(divergence))
+        for row, values in zip(found, terms, strict=True):
+            row.index_add_(0, owners[part], values)
+    divergence, first, second, counts = found
+    yield divergence, first, second, counts

@@ -1,0 +1,128 @@
+"""The steps of a targeted edit: gradients in, steps within a budget of damage out.
+
+The damage of a change grows with the square of its length, so equal steps take its root up by equal
+amounts: from ``r`` to ``r + 1 / n``, in units of the root of the budget. The factors take layers
+and positions for independent. Under one loss they are not, and the damage is many times what the
+factors predict, but by a ratio that hardly changes along a step or from step to step. It is
+measured on held-out data: a first length that misses its damage by far is corrected, and each step
+begins with the ratio of the last.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from curvedit.factors import Factors
+from curvedit.forgetting.damage import Damage
+from curvedit.forgetting.outcome import Bounds, Recited, Step
+from curvedit.forgetting.preconditioning import Parabola, direction
+from curvedit.forgetting.subject import Subject
+from curvedit.forgetting.weights import Weights
+
+_TRIES = 8  # lengths of one step
+_USED = 0.9  # of the budget, from which on it is used up
+_CAUTION = 0.95  # of the budget, aimed at by the last step
+_CLOSE = (0.5, 1.3)  # times the damage aimed at, within which a length is taken
+_ROUNDS = 3  # times the number of steps that are taken at most, should they cost less than expected
+
+
+@dataclass
+class Descent:
+    """Steps against the passages, until they are forgotten or the budget is used."""
+
+    factors: Factors
+    subject: Subject
+    weights: Weights
+    budget: float  # nats per position
+    bounds: Bounds
+    damping: float  # of the curvature, in units of its mean
+    count: int  # steps to the budget
+    steps: list[Step] = field(default_factory=list)
+    ratio: float = 0.0  # of measured to predicted damage; 0 before the first step
+    stopped: str = ""  # why
+
+    def run(self, shares: Tensor, gradients: Mapping[str, Tensor]) -> None:
+        """Take steps.
+
+        Args:
+            shares: Share of tokens right of each passage before any step.
+            gradients: Of the targets' weights, before any step.
+
+        Raises:
+            ValueError: even the smallest step costs more than the budget.
+        """
+        recited = shares >= self.bounds.near
+        now = Recited.of(shares, recited, self.bounds)
+        self.ratio = self.ratio or float(len(gradients))  # as if all targets moved the same way
+        for _ in range(_ROUNDS * self.count):
+            spent = self.steps[-1].measured if self.steps else 0.0
+            if now.is_forgotten:
+                break
+            if spent >= _USED * self.budget:
+                self.stopped = "budget used"
+                return
+            level = ((spent / self.budget) ** 0.5 + 1 / self.count) ** 2 * self.budget
+            steps, damage = self._directions(gradients)
+            tried = self._tried(steps, damage, min(level, _CAUTION * self.budget))
+            self.weights.keep(steps, tried.length)
+            del steps
+            if not tried.length:
+                self.stopped = "budget used"
+                return
+            gaps, gradients = self.subject.differentiate()
+            now = Recited.of(gaps.shares, recited, self.bounds)
+            predicted, measured = damage(tried.length), tried.damage
+            self.steps.append(
+                Step(predicted, tried.expected, measured.nats, measured.loss, tried.number, now)
+            )
+        self.stopped = "forgotten" if now.is_forgotten else "steps used"
+
+    def _directions(self, gradients: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Parabola]:
+        steps, damage = {}, Parabola()
+        with torch.no_grad():
+            for name, gradient in gradients.items():
+                steps[name], its = direction(
+                    self.factors, name, gradient, self.weights.changes[name], self.damping
+                )
+                damage += its
+        return steps, damage
+
+    def _tried(self, steps: Mapping[str, Tensor], damage: Parabola, level: float) -> "_Tried":
+        """Apply a step of about this damage, or of less; none where all cost more than the budget.
+
+        Raises:
+            ValueError: it is the first step, and even the smallest costs more than the budget.
+        """
+        length = damage.length_to(level / self.ratio)
+        for number in range(1, _TRIES + 1):
+            expected = damage(length) * self.ratio
+            self.weights.apply(steps, length)
+            measured = self.subject.damage(self.weights)
+            least, most = (share * level for share in _CLOSE)
+            self.ratio = measured.nats / damage(length)
+            if measured.nats <= min(most, self.budget) and (
+                measured.nats >= least or number > 1 or self.steps
+            ):
+                return _Tried(length, number, expected, measured)
+            longest = length if measured.nats > most else torch.inf
+            length = min(damage.length_to(level / self.ratio), 0.8 * longest)
+        if not self.steps:
+            raise ValueError(
+                f"budget: expected one that some step keeps to, got {self.budget:g} nats, while "
+                f"the smallest of {_TRIES} tried costs {measured.nats:.3g}; allow more, or load "
+                "the model in a wider dtype"
+            )
+        self.weights.apply(steps, 0.0)
+        return _Tried(0.0, _TRIES, 0.0, measured)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A step that was applied."""
+
+    length: float  # 0 if there is none
+    number: int  # lengths tried
+    expected: float  # damage, by the ratio known beforehand
+    damage: Damage
