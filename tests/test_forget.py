@@ -347,3 +347,32 @@ def test_refuses_what_is_to_be_forgotten_and_kept(llama):
     moments = Factors.from_moments({"0": (torch.eye(3), torch.eye(2), 9)}, model=plain)
     with pytest.raises(ValueError, match=r"retain: .* number 0, which is number 3 of passages"):
         run(plain, moments, samples, holdout=samples, retain=samples[1:])
+
+
+@pytest.mark.parametrize("damping", [0.1, 10.0])
+@pytest.mark.parametrize("budget", [1e-3, 1e-2])
+def test_predictions_hold_over_a_grid(llama, damping, budget):
+    """Corrected by what the step before has shown, damage is known within a factor of two."""
+    model, factors, passages = llama
+    with run(model, factors, passages, budget=budget, damping=damping, steps=6) as edit:
+        found = [step["measured"] / step["expected"] for step in edit.record["taken"][1:]]
+    assert all(0.5 < ratio < 2 for ratio in found), found
+
+
+def test_steps_that_cost_more_than_their_square_are_shortened(llama, monkeypatch):
+    """As of a confident classifier, whose damage grows with the fourth power of the length."""
+    model, factors, passages = llama
+    true = damage.measure_damage
+
+    def steep(*arguments):
+        found = true(*arguments)
+        return damage.Damage(
+            found.divergence * found.nats * 2e3, found.loss_before, found.loss_after, found.terms
+        )
+
+    monkeypatch.setattr("curvedit.forgetting.subject.measure_damage", steep)
+    with run(model, factors, passages, budget=1e-3) as edit:
+        taken = edit.record["taken"]
+    costs = [step["measured"] for step in taken]
+    assert costs == sorted(costs)
+    assert edit.record["stopped"] == "forgotten" or 0.9e-3 <= costs[-1] <= 1e-3

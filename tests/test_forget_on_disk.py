@@ -66,8 +66,9 @@ def test_the_record_says_how(saved):
     record = json.loads((place / "new/curvedit.json").read_text())
     recipe = record["recipe"]
     assert recipe["criterion"] == "targeted"
-    assert recipe["stopped"] == "forgotten"
-    assert recipe["taken"] == edit.record["taken"]
+    assert record["outcome"]["stopped"] == "forgotten"
+    assert record["outcome"]["taken"] == edit.record["taken"]
+    assert set(recipe) == {"criterion", "budget", "damping", "steps", "factors"}
     assert recipe["factors"]["sha256"] == factors.identity
     for name, entry in record["targets"].items():
         assert entry["sha256_before"] == factors.targets[name].weight_sha256
@@ -116,3 +117,20 @@ def test_the_verb(saved, capsys):
     for key, tensor in stored(place / "new").items():
         assert torch.equal(tensor, stored(place / "again")[key])
     assert main(["inspect", f"{place}/new"]) == 0
+
+
+def test_the_report_says_that_the_edit_is_targeted(saved):
+    model, factors, place = saved
+    passages, text = recited(model), general(6)
+    suite = curvedit.Suite(passages=passages, text=text, resamples=20)
+    before = curvedit.evaluate(model, suite)
+    options = {"holdout": text, "budget": 0.3, "progress": False}
+    curvedit.forget(place / "model", factors, passages, out=place / "new", **options)
+    edited = transformers.AutoModelForCausalLM.from_pretrained(place / "new")
+    report = curvedit.evaluate(edited, suite, baseline=before)
+    report = report.with_record(json.loads((place / "new/curvedit.json").read_text()))
+    assert report.before["strict"].value == 1.0
+    assert report.after["strict"].value == 0.0
+    page = report.html()
+    assert "targeted, within 0.3 nats per position" in page
+    assert f"{len(factors)} weight matrices edited ·" in page

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,15 @@ from curvedit.files import document_hash, new_directory
 # Takes a target and its weight (d_out, d_in), and gives its edited weight in each new directory;
 # None leaves it as it is there.
 EditWeight = Callable[[str, Tensor], Sequence[Tensor | None]]
-# Takes the number of a new directory, and gives its recipe and the record of each target.
-Describe = Callable[[int], tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What ``curvedit.json`` says of one edit."""
+
+    recipe: Mapping[str, Any]
+    targets: Mapping[str, Mapping[str, Any]]
+    facts: Mapping[str, Any] = field(default_factory=dict)  # other entries of the record
 
 
 def edit_checkpoint(
@@ -33,7 +41,7 @@ def edit_checkpoint(
     outs: Sequence[Path],
     targets: Mapping[str, FittedWeight],
     edit: EditWeight,
-    describe: Describe,
+    describe: Callable[[int], Description],
 ) -> None:
     """Write edited checkpoints; every target is verified before anything is written.
 
@@ -43,7 +51,8 @@ def edit_checkpoint(
         targets: The weights to edit in any of them.
         edit: Gives the edited weights of a target; called once for each, one weight in memory at a
             time.
-        describe: Gives what ``curvedit.json`` says of an edit, once all weights are written.
+        describe: Gives what ``curvedit.json`` says of the edit of this number, once all weights are
+            written.
 
     Raises:
         FileNotFoundError: ``source`` is not a directory, or has no safetensors.
@@ -73,7 +82,7 @@ def edit_checkpoint(
                 if edited is not None:
                     tensor.write(edited.T if transposed else edited, part / tensor.file.name)
         for number, part in enumerate(parts):
-            record = _record(checkpoint, places, *describe(number))
+            record = _record(checkpoint, places, describe(number))
             (part / "curvedit.json").write_text(_spelled(record))
 
 
@@ -88,18 +97,18 @@ def require_outside(out: Path, source: Path) -> None:
 def _record(
     checkpoint: Checkpoint,
     places: Mapping[str, Place],
-    recipe: Mapping[str, Any],
-    entries: Mapping[str, Mapping[str, Any]],
+    edit: Description,
 ) -> dict[str, Any]:
     targets = {
         name: {**entry, "key": places[name][0].key, "file": places[name][0].file.name}
-        for name, entry in entries.items()
+        for name, entry in edit.targets.items()
     }
     left_out = {"left_out": list(checkpoint.left_out)} if checkpoint.left_out else {}
     record = {
         "tool": f"curvedit {version('curvedit')}",
         "source": checkpoint.directory.name,
-        "recipe": dict(recipe),
+        "recipe": dict(edit.recipe),
+        **edit.facts,
         **left_out,
         "targets": targets,
     }

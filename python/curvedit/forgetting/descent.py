@@ -8,6 +8,7 @@ measured on held-out data: a first length that misses its damage by far is corre
 begins with the ratio of the last.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,6 +26,9 @@ _TRIES = 8  # lengths of one step
 _USED = 0.9  # of the budget, from which on it is used up
 _CAUTION = 0.95  # of the budget, aimed at by the last step
 _CLOSE = (0.5, 1.3)  # times the damage aimed at, within which a length is taken
+_PRIOR = 10.0  # ratio per target before any is measured; the targets move together
+_FARTHEST = 4.0  # times a length that was too short
+_INSIDE = 0.2  # of the way between too short and too long, from either
 _ROUNDS = 3  # times the number of steps that are taken at most, should they cost less than expected
 
 
@@ -55,7 +59,7 @@ class Descent:
         """
         recited = shares >= self.bounds.near
         now = Recited.of(shares, recited, self.bounds)
-        self.ratio = self.ratio or float(len(gradients))  # as if all targets moved the same way
+        self.ratio = self.ratio or _PRIOR * len(gradients)
         for _ in range(_ROUNDS * self.count):
             spent = self.steps[-1].measured if self.steps else 0.0
             if now.is_forgotten:
@@ -65,7 +69,7 @@ class Descent:
                 return
             level = ((spent / self.budget) ** 0.5 + 1 / self.count) ** 2 * self.budget
             steps, damage = self._directions(gradients)
-            tried = self._tried(steps, damage, min(level, _CAUTION * self.budget))
+            tried = self._tried(steps, damage, spent, min(level, _CAUTION * self.budget))
             self.weights.keep(steps, tried.length)
             del steps
             if not tried.length:
@@ -74,6 +78,7 @@ class Descent:
             gaps, gradients = self.subject.differentiate()
             now = Recited.of(gaps.shares, recited, self.bounds)
             predicted, measured = damage(tried.length), tried.damage
+            self.ratio = measured.nats / predicted
             self.steps.append(
                 Step(predicted, tried.expected, measured.nats, measured.loss, tried.number, now)
             )
@@ -89,33 +94,50 @@ class Descent:
                 damage += its
         return steps, damage
 
-    def _tried(self, steps: Mapping[str, Tensor], damage: Parabola, level: float) -> "_Tried":
+    def _tried(
+        self, steps: Mapping[str, Tensor], damage: Parabola, spent: float, level: float
+    ) -> "_Tried":
         """Apply a step of about this damage, or of less; none where all cost more than the budget.
+
+        Lengths are corrected by the secant of the damage's root, between the longest that is too
+        short and the shortest that is too long.
 
         Raises:
             ValueError: it is the first step, and even the smallest costs more than the budget.
         """
-        length = damage.length_to(level / self.ratio)
+        length, short, long = damage.length_to(level / self.ratio), 0.0, math.inf
+        best: _Tried | None = None
+        known = shown = self.ratio
+        least, most = (share * level for share in _CLOSE)
         for number in range(1, _TRIES + 1):
-            expected = damage(length) * self.ratio
             self.weights.apply(steps, length)
             measured = self.subject.damage(self.weights)
-            least, most = (share * level for share in _CLOSE)
-            self.ratio = measured.nats / damage(length)
-            if measured.nats <= min(most, self.budget) and (
-                measured.nats >= least or number > 1 or self.steps
-            ):
-                return _Tried(length, number, expected, measured)
-            longest = length if measured.nats > most else torch.inf
-            length = min(damage.length_to(level / self.ratio), 0.8 * longest)
-        if not self.steps:
+            if number == 2 and not self.steps:  # the first try has shown more than was known
+                known = shown
+            if measured.nats <= min(most, self.budget):
+                best = _Tried(length, number, known * damage(length), measured)
+                if measured.nats >= least:
+                    return best
+                short = length
+            else:
+                long = length
+            shown = measured.nats / damage(length)
+            risen = max(measured.nats, 0.0) ** 0.5 - spent**0.5
+            wanted = length * (level**0.5 - spent**0.5) / risen if risen > 0 else math.inf
+            if math.isinf(long):
+                length = min(wanted, _FARTHEST * length)
+            else:
+                margin = _INSIDE * (long - short)
+                length = min(max(wanted, short + margin), long - margin)
+        if best is None and not self.steps:
             raise ValueError(
                 f"budget: expected one that some step keeps to, got {self.budget:g} nats, while "
                 f"the smallest of {_TRIES} tried costs {measured.nats:.3g}; allow more, or load "
                 "the model in a wider dtype"
             )
-        self.weights.apply(steps, 0.0)
-        return _Tried(0.0, _TRIES, 0.0, measured)
+        best = best or _Tried(0.0, _TRIES, 0.0, measured)
+        self.weights.apply(steps, best.length)
+        return best
 
 
 @dataclass(frozen=True)
@@ -124,5 +146,5 @@ class _Tried:
 
     length: float  # 0 if there is none
     number: int  # lengths tried
-    expected: float  # damage, by the ratio known beforehand
+    expected: float  # damage, by the ratio of the step before, or of the first try
     damage: Damage

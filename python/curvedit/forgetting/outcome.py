@@ -62,7 +62,7 @@ class Step:
     """One step that was taken, with what the edit had cost after it, in nats per position."""
 
     predicted: float  # 1/2 sum lambda mu dC^2
-    expected: float  # the same, corrected by what earlier steps measured
+    expected: float  # the same, corrected by the ratio that the step before has shown
     measured: float  # divergence from the unedited model on held-out data
     loss: float  # rise of the loss there
     tries: int  # lengths tried

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from curvedit.data import Passages, TokenBatches
 from curvedit.editing import (
+    Description,
     Edit,
     TargetEdit,
     edit_checkpoint,
@@ -135,13 +136,15 @@ def forget(
         subject = Subject(module, modules, data, progress)
         bounds = Bounds.beside(subject.ordinary())
         descent = Descent(factors, subject, weights, budget, bounds, damping, steps)
-        record = {**recipe, **_descend(descent)}
+        outcome = _descend(descent)
         edited = {each.name: _target_edit(factors, weights, each.name) for each in originals}
         if place is not None and out is not None:
-            _write(place, Path(out), factors, weights, edited, {**record, **_origin(factors)})
+            recipe |= _origin(factors)
+            _write(place, Path(out), factors, weights, edited, recipe, outcome)
             restore(originals)
     seconds = time.perf_counter() - start
-    return Edit(edited, seconds, None if out is None else Path(out), record, originals)
+    written = None if place is None or out is None else Path(out)
+    return Edit(edited, seconds, written, {**recipe, **outcome}, originals)
 
 
 def require_numbers(budget: float, damping: float, steps: int, batch_size: int) -> None:
@@ -247,6 +250,7 @@ def _write(
     weights: Weights,
     edited: Mapping[str, TargetEdit],
     recipe: Mapping[str, Any],
+    outcome: Mapping[str, Any],
 ) -> None:
     """Write a copy of the checkpoint with the edited weights."""
     found = {each.name: each.weight for each in weights.originals}
@@ -254,11 +258,11 @@ def _write(
     def edit(name: str, weight: Tensor) -> list[Tensor | None]:
         return [found[name].to(weight.dtype).cpu()]
 
-    def describe(_: int) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
+    def describe(_: int) -> Description:
         entries = {
             name: {"shape": factors.targets[name].shape, "mass": 1.0, **target.to_json()}
             for name, target in edited.items()
         }
-        return recipe, entries
+        return Description(recipe, entries, {"outcome": outcome})
 
     edit_checkpoint(source, [out], {name: factors.targets[name] for name in found}, edit, describe)

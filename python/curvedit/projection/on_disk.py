@@ -1,12 +1,11 @@
 """Projection on disk: a checkpoint directory and Selections in, edited copies of it out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from curvedit.editing import TargetEdit, edit_checkpoint
+from curvedit.editing import Description, TargetEdit, edit_checkpoint
 from curvedit.projection.weight import edit_weight, rotate_once
 from curvedit.selection import Selection, summarise_selection
 
@@ -50,13 +49,13 @@ def project_checkpoint(
             found.append(edited)
         return found
 
-    def describe(number: int) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
+    def describe(number: int) -> Description:
         selection, its = selections[number], done[number]
         entries = {
             summary.name: {**summary.to_json(), **its[summary.name].to_json()}
             for summary in summarise_selection(selection, points=_POINTS)
         }
-        return {**selection.recipe, "removed_scale": removed_scale}, entries
+        return Description({**selection.recipe, "removed_scale": removed_scale}, entries)
 
     union = {name: target for selection in selections for name, target in selection.items()}
     edit_checkpoint(source, [out for out, _ in edits], union, edit, describe)

@@ -81,9 +81,10 @@ def _header(
             target.kept_share * size for target, size in zip(targets, sizes, strict=True)
         ) / sum(sizes)
         plural = "matrix" if len(targets) == 1 else "matrices"
-        facts.append(
-            f"{len(targets)} weight {plural} edited, {100 * kept:.3g} % of components kept"
-        )
+        how = f", {100 * kept:.3g} % of components kept" if "budget" not in recipe else ""
+        facts.append(f"{len(targets)} weight {plural} edited{how}")
+    if "budget" in recipe:
+        facts.append(f"targeted, within {recipe['budget']:g} nats per position")
     if "criterion" in recipe and "keep_mass" in recipe:
         facts.append(f"criterion {recipe['criterion']}, keep_mass {recipe['keep_mass']:g}")
     cards = "".join(
