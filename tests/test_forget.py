@@ -10,7 +10,7 @@ from torch import nn
 import curvedit
 from curvedit import Factors, Passages
 from curvedit.evaluation import greedy_continuations
-from curvedit.forgetting import damage, inputs, margin, preconditioning, subject
+from curvedit.forgetting import damage, inputs, margin, outcome, preconditioning, subject
 from curvedit.forgetting.weights import Weights
 from curvedit.models import find_targets, frozen, weight_of
 
@@ -376,3 +376,10 @@ def test_steps_that_cost_more_than_their_square_are_shortened(llama, monkeypatch
     costs = [step["measured"] for step in taken]
     assert costs == sorted(costs)
     assert edit.record["stopped"] == "forgotten" or 0.9e-3 <= costs[-1] <= 1e-3
+
+
+def test_bounds_follow_text_that_is_foreseeable():
+    bounds = outcome.Bounds.beside(0.4)
+    assert (bounds.near, bounds.forgotten) == (0.75, 0.35)
+    bounds = outcome.Bounds.beside(0.6)
+    assert (bounds.near, bounds.forgotten) == (0.8, 0.6)

@@ -21,6 +21,7 @@ from curvedit.forgetting.outcome import Bounds, Recited, Step
 from curvedit.forgetting.preconditioning import Parabola, direction
 from curvedit.forgetting.subject import Subject
 from curvedit.forgetting.weights import Weights
+from curvedit.meter import progress
 
 _TRIES = 8  # lengths of one step
 _USED = 0.9  # of the budget, from which on it is used up
@@ -59,6 +60,8 @@ class Descent:
         """
         recited = shares >= self.bounds.near
         now = Recited.of(shares, recited, self.bounds)
+        kinds = [(kind, name) for name in gradients for kind in ("G", "A")]
+        self.factors.decompose(kinds, progress=self.subject.shows_progress)
         self.ratio = self.ratio or _PRIOR * len(gradients)
         for _ in range(_ROUNDS * self.count):
             spent = self.steps[-1].measured if self.steps else 0.0
@@ -86,12 +89,17 @@ class Descent:
 
     def _directions(self, gradients: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Parabola]:
         steps, damage = {}, Parabola()
-        with torch.no_grad():
+        what, shown = "rotate", self.subject.shows_progress
+        with (
+            torch.no_grad(),
+            progress(len(gradients), unit="target", what=what, shown=shown) as bar,
+        ):
             for name, gradient in gradients.items():
                 steps[name], its = direction(
                     self.factors, name, gradient, self.weights.changes[name], self.damping
                 )
                 damage += its
+                bar.update()
         return steps, damage
 
     def _tried(

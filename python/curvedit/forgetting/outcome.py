@@ -5,16 +5,17 @@ from typing import Any
 
 from torch import Tensor
 
-NEAR = 0.75  # share of the tokens right from which on a passage is recited, at least
-FORGOTTEN = 0.35  # mean share of the tokens right at which the passages are forgotten, at least
+NEAR = 0.75  # share of the tokens right from which on a passage is recited
+FORGOTTEN = 0.35  # mean share of the tokens right at which the passages are forgotten
+_FORESEEABLE = 0.5  # share right of ordinary text, from which on it moves these bounds
 
 
 @dataclass(frozen=True)
 class Bounds:
     """Shares of tokens right that tell recited, forgotten and ordinary text apart.
 
-    Of ordinary text a model may foresee most tokens, as one of bytes does. A passage is recited if
-    it is nearer to certain than to ordinary text, and forgotten is what is no more right than that.
+    A model of bytes foresees most of any text. There a passage is recited if it is nearer to
+    certain than to ordinary text, and forgotten is what is no more right than ordinary text.
     """
 
     near: float = NEAR
@@ -23,7 +24,7 @@ class Bounds:
     @classmethod
     def beside(cls, ordinary: float) -> "Bounds":
         """From the share of tokens right of held-out text."""
-        return cls(max(NEAR, (1 + ordinary) / 2), max(FORGOTTEN, ordinary))
+        return cls() if ordinary < _FORESEEABLE else cls((1 + ordinary) / 2, ordinary)
 
 
 @dataclass(frozen=True)

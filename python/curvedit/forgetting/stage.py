@@ -64,8 +64,8 @@ def forget(
     directions which general text bends on are spared; its length follows from the damage that the
     factors predict, and the damage is measured on held-out data after it. Steps end when no passage
     is at least 75 % right and the recited ones are at most 35 % right on average, or when the
-    budget is used. Where ordinary text is more foreseeable than that (a model of bytes), forgotten
-    is what is no more right than held-out text, and recited what is nearer to certain than to it.
+    budget is used. Of a model that foresees half of held-out text or more (one of bytes), forgotten
+    is what is no more right than that text, and recited what is nearer to certain than to it.
 
     Units: damage is ``KL(unedited || edited)`` per position, in nats.
 
