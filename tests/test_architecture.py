@@ -28,7 +28,7 @@ ROOMS = [
     {"fitting", "ranking", "projection", "forgetting"},  # stages: never each other
     {"report"},
     {"evaluation"},
-    {"bench", "doctor"},
+    {"bench", "doctor", "mining"},
     {"__init__"},
     {"demo"},
     {"cli"},

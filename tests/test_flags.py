@@ -89,6 +89,7 @@ FLAGS = {
         --baseline DIR
         --out DIR required
         --passages FILE
+        --passages-split NAME
         --prefix-length N as int = 64
         --suffix-length N as int = 48
         --text PATH (+)
@@ -99,6 +100,24 @@ FLAGS = {
     "run": f"""{EVERY_VERB}
         stages CONFIG required
         --out DIR required
+    """,
+    "mine": f"""{EVERY_VERB}
+        model MODEL required
+        --corpus PATH (+) required
+        --out FILE required
+        --prefix-length N as int = 32
+        --suffix-length N as int = 24
+        --stride N as int
+        --near SHARE as float = 0.75
+        --seed as int = 0
+        --tokenizer DIR
+        --batch-size as int = 16
+        --bos = 'auto' of auto|always|never
+        --text-field NAME = 'text'
+        --split NAME = 'train'
+        --dtype = 'auto' of auto|float32|bfloat16|float16
+        --device NAME
+        {NO_PROGRESS}
     """,
     "demo": f"""{EVERY_VERB}
         --out DIR = 'demo'

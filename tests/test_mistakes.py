@@ -15,6 +15,7 @@ RANK = "rank --factors factors"
 PROJECT = "project --model model --selection selection"
 FORGET = "forget --model model --factors factors --window 20 --no-progress"
 FORGET += " --passages passages.jsonl --holdout data.jsonl"
+MINE = "mine model --prefix-length 8 --suffix-length 4 --no-progress --out new --corpus"
 EVALUATE = "evaluate --model edited --baseline model --window 20"
 
 
@@ -190,6 +191,22 @@ REFUSED = {
         "expected the record of an edit",
         "curvedit.json",
     ),
+    "passages of no split": (
+        f"{EVALUATE} --passages passages.jsonl --passages-split dev",
+        "split: expected one of ['None'] in passages.jsonl, got 'dev'",
+    ),
+    # mine
+    "no corpus": (f"{MINE} nowhere.txt", "data: expected a file|corpus: expected", "nowhere.txt"),
+    "corpus without a tokenizer": (f"{MINE} text.txt", "tokenizer: expected one for text"),
+    "corpus of another vocabulary": (
+        f"{MINE} data.jsonl outside.jsonl --prefix-length 2 --suffix-length 1",
+        "corpus: expected token ids below 97",
+    ),
+    "short corpus": (f"{MINE} short.jsonl", "corpus: expected a document of at least 12", "got 3"),
+    "mined over something": (f"{MINE} data.jsonl --out a-file", "out: expected a new file"),
+    "mined backwards": (f"{MINE} data.jsonl --stride 0", "stride: expected at least 1, got 0"),
+    "mined too near": (f"{MINE} data.jsonl --near 0", "near: expected a number in (0, 1], got 0"),
+    "no model to mine": ("mine nowhere/x/y --corpus data.jsonl", "model: expected a checkpoint"),
     # others
     "not ours": ("inspect folder", "path: expected a factor directory", "report.json", "folder"),
     "inspect nothing": ("inspect nowhere", "path: expected", "nothing that exists"),
@@ -206,6 +223,9 @@ REFUSED = {
     "bench elsewhere": ("bench --device tpu", "device: expected one of", "got 'tpu'"),
     "demo in a file": ("demo --out a-file", "out: expected a directory, got ", "a-file, a file"),
 }
+
+
+WRITERS = ("fit", "rank", "project", "forget", "evaluate", "merge", "mine")
 
 
 def listing(directory):
@@ -235,14 +255,7 @@ def refusal(words, capsys):
 def test_refuses(here, capsys, case):
     words, *parts = REFUSED[case]
     words = words.split()
-    if "--out" not in words and words[0] in (
-        "fit",
-        "rank",
-        "project",
-        "forget",
-        "evaluate",
-        "merge",
-    ):
+    if "--out" not in words and words[0] in WRITERS:
         words += ["--out", "new"]
     before = listing(here)
     message = refusal(words, capsys)

@@ -31,9 +31,12 @@ NAMES = {
     "Factors.sum": "key",
     "Passages": "prefixes, suffixes",
     "Passages.cut": "windows, *, prefix, suffix",
-    "Passages.read": "path, *, encode=None, prefix=64, suffix=48, text_field='text'",
+    "Passages.of_split": "split",
+    "Passages.read": "path, *, encode=None, prefix=64, suffix=48, text_field='text', split=None",
     "Passages.rows": "",
     "Passages.sha256": "",
+    "Passages.take": "numbers",
+    "Passages.write": "path, *, tokenizer=None",
     "Report": (
         "before, after=None, controls=(), title='', model=…, recipe=…, hashes=…, data=…, "
         "tool=…, stages=…, targets=(), warnings=(), reference=None"
@@ -69,6 +72,11 @@ NAMES = {
     ),
     "image_batches": "path, *, batch_size=32",
     "load_selection": "directory",
+    "mine": (
+        "model, corpus, *, out=None, tokenizer=None, prefix=32, suffix=24, stride=None, "
+        "near=0.75, batch_size=16, bos='auto', text_field='text', split='train', seed=0, "
+        "progress=True"
+    ),
     "project": "model, selection, *, out=None, removed_scale=0.0, backend=None",
     "project_each": "model, selections, *, out=None, removed_scale=0.0, backend=None",
     "rank": (

@@ -21,6 +21,7 @@ from curvedit.selection import Selection, load_selection, save_selection
 
 if TYPE_CHECKING:
     from curvedit.evaluation import Passages, Suite, evaluate
+    from curvedit.mining import mine
     from curvedit.report import Report
 
     __version__: str
@@ -37,6 +38,7 @@ __all__ = [
     "forget",
     "image_batches",
     "load_selection",
+    "mine",
     "project",
     "project_each",
     "rank",
@@ -50,13 +52,14 @@ _LATER = {
     "Report": "curvedit.report",
     "Suite": "curvedit.evaluation",
     "evaluate": "curvedit.evaluation",
+    "mine": "curvedit.mining",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":  # reading it takes milliseconds
         return version("curvedit")
-    if name in ("evaluation", "report"):
+    if name in ("evaluation", "mining", "report"):
         return import_module(f"curvedit.{name}")
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -107,6 +107,37 @@ def new_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
             _sync(path.parent)
 
 
+@contextlib.contextmanager
+def held_file(name: str, path: Path) -> Iterator[Path]:
+    """Yield the path of a new file to write, and hold its destination until the block ends.
+
+    Unlike :func:`new_file` for long work: other writers are refused at once, and so is a file that
+    is there already. A block that writes nothing leaves nothing.
+
+    Args:
+        name: The caller's argument, for messages.
+        path: The final file; its parents are made.
+
+    Raises:
+        FileExistsError: the file exists, or another process holds it.
+        OSError: the place cannot be written.
+    """
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(
+            f"{name}: expected a new file, got {path}, which exists; choose another path or "
+            "remove it"
+        )
+    with _reporting(name, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(name, path) as part:
+        part.mkdir()
+        yield part / "file"
+        if (part / "file").exists():
+            _sync(part / "file")
+            (part / "file").replace(path)
+            _sync(path.parent)
+
+
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()

@@ -105,7 +105,7 @@ def _batches(paths: list[str], options: Options) -> Iterable[Any]:
     source: Any = paths[0] if len(paths) == 1 else [Path(path) for path in paths]
     return data.token_batches(
         source,
-        tokenizer=_tokenizer(options),
+        tokenizer=load_tokenizer(options),
         window=options.window,
         batch_size=options.batch_size,
         max_tokens=options.max_tokens,
@@ -122,6 +122,11 @@ def add_passage_flags(parser: argparse.ArgumentParser, what: str = "", **options
     rows = ".jsonl rows: prefix_ids and suffix_ids, or text"
     parser.add_argument(
         "--passages", metavar="FILE", help=f"{rows}, {what}" if what else rows, **options
+    )
+    parser.add_argument(
+        "--passages-split",
+        metavar="NAME",
+        help="take the rows of this split only, tune or test in a file of mine",
     )
     parser.add_argument(
         "--prefix-length",
@@ -185,13 +190,15 @@ def passages(options: Options, path: str) -> Passages:
     """Passages from a file of JSON lines, as the flags describe them."""
     return Passages.read(
         path,
-        tokenizer=_tokenizer(options),
+        tokenizer=load_tokenizer(options),
         bos=options.bos,
         prefix=options.prefix_length,
         suffix=options.suffix_length,
         text_field=options.text_field,
+        split=options.passages_split,
     )
 
 
-def _tokenizer(options: Options) -> Any:
+def load_tokenizer(options: Options) -> Any:
+    """The tokenizer that ``--tokenizer`` names, or the model's own; None if it has none."""
     return models.load_tokenizer(options.tokenizer or options.model)

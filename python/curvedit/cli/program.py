@@ -21,6 +21,7 @@ from curvedit.cli.fit import FIT
 from curvedit.cli.forget import FORGET
 from curvedit.cli.inspect import INSPECT
 from curvedit.cli.merge import MERGE
+from curvedit.cli.mine import MINE
 from curvedit.cli.project import PROJECT
 from curvedit.cli.rank import RANK
 from curvedit.cli.run import RUN
@@ -29,7 +30,20 @@ from curvedit.cli.yaml_files import ConfigError
 
 VERBS = {  # in the order of --help
     verb.name: verb
-    for verb in (FIT, RANK, PROJECT, FORGET, EVALUATE, RUN, DEMO, MERGE, INSPECT, BENCH, DOCTOR)
+    for verb in (
+        FIT,
+        RANK,
+        PROJECT,
+        FORGET,
+        EVALUATE,
+        RUN,
+        MINE,
+        DEMO,
+        MERGE,
+        INSPECT,
+        BENCH,
+        DOCTOR,
+    )
 }
 
 

@@ -1,11 +1,18 @@
 """Where documents come from: files, a named dataset, or anything given in Python."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curvedit.data.documents import Document, file_documents, given_document, row_document
+from curvedit.data.documents import (
+    Document,
+    file_documents,
+    given_document,
+    json_rows,
+    plain_text,
+    row_document,
+)
 from curvedit.data.spreading import Corpus, FileCorpus, GivenCorpus
 
 Source = str | Path | Sequence[str | Path] | Iterable[str] | Iterable[Sequence[int]]
@@ -68,6 +75,27 @@ class Origin:
             for row in self._rows(shuffled):
                 yield row_document(row, self.text_field, self.source)
 
+    def named(self) -> Iterator[tuple[str, Document]]:
+        """All documents in order, each with the name of its source.
+
+        That is the file of text; of a row its ``source``, or else its file and line; of a mapping
+        the key; of anything else given in Python its number.
+        """
+        if self.files is not None:
+            for path in self.files:
+                if path.suffix == ".txt":
+                    yield str(path), plain_text(path.read_bytes(), path)
+                    continue
+                for number, row in json_rows("data", path, self.text_field):
+                    where = f"{path}:{number}"
+                    yield _source_of(row, where), row_document(row, self.text_field, where)
+        elif isinstance(self.source, Mapping):
+            for name, given in self.source.items():
+                yield str(name), given_document(given, self.text_field, 0)
+        else:
+            for number, document in enumerate(self.documents()):
+                yield f"document {number}", document
+
     def corpus(self) -> Corpus | None:
         """The documents for reading in any order; None where they come one after the other."""
         if self.files is not None:
@@ -84,6 +112,31 @@ class Origin:
         if shuffled is None:
             return rows  # type: ignore[no-any-return]
         return rows.shuffle(seed=shuffled, buffer_size=BUFFER)  # type: ignore[no-any-return]
+
+
+def named_documents(
+    source: Source | Mapping[str, Any], *, text_field: str = "text", split: str = "train"
+) -> Iterator[tuple[str, Document]]:
+    """Documents with the names of their sources.
+
+    Args:
+        source: As for ``token_batches``, or a mapping from name to text or token ids.
+        text_field: The field of a row that holds the text.
+        split: The split of a dataset to read.
+
+    Yields:
+        Name of the source, and the text or the ids.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: the source is empty, or a document is malformed.
+    """
+    yield from Origin.of(source, text_field, split).named()
+
+
+def _source_of(row: Any, where: str) -> str:
+    own = row.get("source") if isinstance(row, Mapping) else None
+    return own if isinstance(own, str) else where
 
 
 def _files(source: Any) -> list[Path] | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,14 @@ def opening_of(tokenizer: Any, bos: str) -> tuple[int, ...]:
 def bare_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text without special tokens."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def decoded(tokenizer: Any, ids: Iterable[int]) -> str:
+    """The text of token ids, without special tokens."""
+    text: str = tokenizer.decode(
+        list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return text
 
 
 def encoded(tokenizer: Any, text: str) -> Iterator[Ids]:

@@ -5,13 +5,14 @@ The measures: one file for each. A new one is a file here and a row below.
 
 from curvedit.data import Passages
 from curvedit.evaluation.accuracy import Accuracy
-from curvedit.evaluation.decoding import greedy_continuations, recites
+from curvedit.evaluation.decoding import greedy_continuations
 from curvedit.evaluation.measure import Measure, Run
 from curvedit.evaluation.ndcg import NDCG
 from curvedit.evaluation.perplexity import Perplexity
 from curvedit.evaluation.recitation import Recitation
 from curvedit.evaluation.stage import evaluate
 from curvedit.evaluation.suite import Suite
+from curvedit.evaluation.teacher_forcing import Forced, Sampling, forced, recites
 from curvedit.evaluation.text import TextMeasure
 from curvedit.models import CausalityError
 from curvedit.report import Meaning, Metric
@@ -20,6 +21,7 @@ __all__ = [
     "NDCG",
     "Accuracy",
     "CausalityError",
+    "Forced",
     "Meaning",
     "Measure",
     "Metric",
@@ -27,9 +29,11 @@ __all__ = [
     "Perplexity",
     "Recitation",
     "Run",
+    "Sampling",
     "Suite",
     "TextMeasure",
     "evaluate",
+    "forced",
     "greedy_continuations",
     "recites",
 ]

@@ -1,4 +1,4 @@
-"""Greedy continuation of prefixes, and its teacher-forced shortcut.
+"""Greedy continuation of prefixes.
 
 Exactly as many tokens are decoded as the suffix has. An end-of-sequence token is a token like any
 other and does not stop decoding, so a continuation always has the suffix's length. The model's own
@@ -13,8 +13,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -69,7 +67,7 @@ def greedy_continuations(
     ):
         cache = _cache_of(model)
         padded = _pads(model, cache)
-        for numbers in _groups(lengths, size, padded=padded):
+        for numbers in groups_of(lengths, size, padded=padded):
             wanted = [len(rows[number][1]) for number in numbers]
             tokens: list[Tensor] = []
             prefixes = [rows[number][0] for number in numbers]
@@ -81,43 +79,6 @@ def greedy_continuations(
             for number, row in zip(numbers, torch.cat(tokens, dim=1).tolist(), strict=True):
                 found[number] = tuple(row[: len(rows[number][1])])
     return found
-
-
-def recites(
-    model: nn.Module, passages: Passages, *, batch_size: int = 16, pad_token_id: int = 0
-) -> npt.NDArray[np.bool_]:
-    """Whether each passage is recited exactly, from one forward pass instead of one per token.
-
-    A passage is recited if the most likely token is right at every suffix position, given the true
-    tokens before it. That holds if and only if greedy decoding gives the suffix (up to rounding
-    between kernels), and is fast enough for searches over many edits.
-
-    Args:
-        model: A causal language model.
-        passages: Prefixes and suffixes.
-        batch_size: Passages per batch.
-        pad_token_id: The id to pad with; any id will do, since padding is masked.
-
-    Returns:
-        One bool per passage.
-    """
-    require_passages_fit(model, passages)
-    rows = list(passages.rows())
-    right = np.zeros(len(rows), dtype=bool)
-    device = device_of(model)
-    with measuring(model):
-        pads = _pads(model, _cache_of(model))
-        lengths = [len(prefix + suffix) for prefix, suffix in rows]
-        for numbers in _groups(lengths, batch_size, padded=pads):
-            whole = [rows[number][0] + rows[number][1] for number in numbers]
-            inputs = _inputs(model, whole, pad_token_id, padded=pads)
-            keep = max(len(rows[number][1]) for number in numbers) + 1
-            output = call(model, inputs, logits_to_keep=keep)
-            best = _best(language_logits(model, output, len(numbers))[:, -keep:-1])
-            for row, number in enumerate(numbers):
-                suffix = torch.tensor(rows[number][1], device=device)
-                right[number] = torch.equal(best[row, -len(suffix) :], suffix)
-    return right
 
 
 def require_passages_fit(model: nn.Module, passages: Passages) -> None:
@@ -137,7 +98,7 @@ def _decoded(
 
     With a cache only the last tokens are read; without one, the whole sequences again.
     """
-    inputs = _inputs(model, prefixes, pad, padded=padded)
+    inputs = model_inputs(model, prefixes, pad, padded=padded)
     cache = None
     while True:
         new: dict[str, Any] = dict(inputs)
@@ -149,13 +110,18 @@ def _decoded(
             cache = next(
                 (found for name in _CACHES if (found := getattr(output, name, None))), None
             )
-        tokens = _best(language_logits(model, output, len(prefixes))[:, -1:])
+        tokens = best_tokens(language_logits(model, output, len(prefixes))[:, -1:])
         yield tokens
         inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens], dim=1)
         if "attention_mask" in inputs:
             mask = inputs["attention_mask"]
             inputs["attention_mask"] = torch.cat([mask, mask.new_ones(len(prefixes), 1)], dim=1)
             inputs["position_ids"] = positions_of(inputs["attention_mask"])
+
+
+def shares_batches(model: nn.Module) -> bool:
+    """Whether sequences of unequal length may share a batch of this model."""
+    return _pads(model, _cache_of(model))
 
 
 def _pads(model: nn.Module, cache: str | None) -> bool:
@@ -183,12 +149,13 @@ def _returned(output: Any) -> Any:
     return next((cache for cache in found if cache is not None), None)
 
 
-def _inputs(model: nn.Module, rows: list[Ids], pad: int, *, padded: bool) -> dict[str, Tensor]:
+def model_inputs(model: nn.Module, rows: list[Ids], pad: int, *, padded: bool) -> dict[str, Tensor]:
+    """Token ids (B, T), with mask and positions where rows are padded."""
     inputs = left_padded(rows, pad, device_of(model))
     return inputs if padded else {"input_ids": inputs["input_ids"]}
 
 
-def _best(logits: Tensor) -> Tensor:
+def best_tokens(logits: Tensor) -> Tensor:
     """The most likely tokens; of equally likely ones the lowest id."""
     top, tokens = logits.max(dim=-1)
     if not top.isfinite().all():
@@ -196,7 +163,7 @@ def _best(logits: Tensor) -> Tensor:
     return tokens
 
 
-def _groups(lengths: Sequence[int], size: int, *, padded: bool) -> Iterator[list[int]]:
+def groups_of(lengths: Sequence[int], size: int, *, padded: bool) -> Iterator[list[int]]:
     """Row numbers in batches, short rows first; equal lengths only, unless they can be padded."""
     order = sorted(range(len(lengths)), key=lambda number: lengths[number])
     runs = (
