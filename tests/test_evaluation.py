@@ -16,6 +16,7 @@ from curvedit.evaluation import bootstrap
 from curvedit.evaluation.ndcg import ndcg_sums
 from curvedit.evaluation.text import measure_text
 from curvedit.models import CausalityError, require_causal
+from curvedit.report import Metric
 
 
 def test_perplexity_weighs_every_token_alike():
@@ -74,11 +75,9 @@ def test_the_unedited_model_agrees_with_itself_exactly():
     model, batches = models.build("gpt2"), models.ragged_batches("gpt2")
     before = evaluate(model, Suite(text=batches))
     again = evaluate(model, Suite(text=batches), baseline=before)
-    assert (
-        dataclasses.astuple(before.before.ndcg10)
-        == dataclasses.astuple(again.after.ndcg10)
-        == (1.0, 1.0, 1.0)
-    )
+    assert before.before.ndcg10 == again.after.ndcg10 == Metric(1.0, 1.0, 1.0)
+    assert set(again.differences) == {"perplexity", "ndcg10"}
+    assert set(again.differences.values()) == {Metric(0.0, 0.0, 0.0)}
     nn.init.normal_(
         model.transformer.h[1].mlp.c_proj.weight, generator=torch.Generator().manual_seed(3)
     )

@@ -57,7 +57,7 @@ NAMES = {
     "Selection": "targets, recipe",
     "Suite": (
         "*, passages=None, text=None, ndcg_text=None, splits=…, batch_size=16, "
-        "pad_token_id=None, resamples=1000, seed=0"
+        "pad_token_id=None, resamples=1000, seed=0, decode=None"
     ),
     "Suite.pad": "property",
     "evaluate": "model, suite, *, baseline=None",
@@ -119,6 +119,7 @@ EDITED = {
 REPORT = {
     *("format", "version", "title", "before", "after", "controls", "model", "recipe", "hashes"),
     *("data", "tool", "stages", "targets", "warnings", "sha256"),
+    *("differences", "details"),
 }
 METRICS = {"strict", "loose", "avg_levenshtein", "perplexity", "ndcg10"}
 
@@ -256,5 +257,10 @@ def test_the_report(made):
     assert set(report["hashes"]) == set(report["data"]) == {"passages", "text"}
     assert set(report["stages"]["fit"]) == {"seconds", "peak_memory_bytes", "backend"}
     assert set(report["targets"][0]) == EDITED - {"sha256_before", "key", "file"}
+    for each in (report["differences"]["after"], report["differences"]["random"]):
+        assert set(each) == METRICS
+    assert set(report["details"]) == {"passages"}
+    assert set(report["details"]["passages"]) == {"before", "after"}
+    assert (made / "report/units.safetensors").is_file()
     assert (made / "report/report.html").is_file()
     assert (made / "report/ndcg10_reference.safetensors").is_file()

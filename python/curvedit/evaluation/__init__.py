@@ -6,14 +6,19 @@ The measures: one file for each. A new one is a file here and a row below.
 from curvedit.data import Passages
 from curvedit.evaluation.accuracy import Accuracy
 from curvedit.evaluation.decoding import greedy_continuations
+from curvedit.evaluation.extraction_strength import ExtractionStrength
 from curvedit.evaluation.measure import Measure, Run
 from curvedit.evaluation.ndcg import NDCG
 from curvedit.evaluation.perplexity import Perplexity
+from curvedit.evaluation.prompts import Prompts, usual_variants
 from curvedit.evaluation.recitation import Recitation
+from curvedit.evaluation.sampled_extraction import SampledExtraction
 from curvedit.evaluation.stage import evaluate
 from curvedit.evaluation.suite import Suite
 from curvedit.evaluation.teacher_forcing import Forced, Sampling, forced, recites
 from curvedit.evaluation.text import TextMeasure
+from curvedit.evaluation.token_recall import TokenRecall
+from curvedit.evaluation.variants import perturbed, shifted, shorter
 from curvedit.models import CausalityError
 from curvedit.report import Meaning, Metric
 
@@ -21,19 +26,27 @@ __all__ = [
     "NDCG",
     "Accuracy",
     "CausalityError",
+    "ExtractionStrength",
     "Forced",
     "Meaning",
     "Measure",
     "Metric",
     "Passages",
     "Perplexity",
+    "Prompts",
     "Recitation",
     "Run",
+    "SampledExtraction",
     "Sampling",
     "Suite",
     "TextMeasure",
+    "TokenRecall",
     "evaluate",
     "forced",
     "greedy_continuations",
+    "perturbed",
     "recites",
+    "shifted",
+    "shorter",
+    "usual_variants",
 ]

@@ -70,7 +70,7 @@ class Accuracy(Measure):
 def measure_split(
     model: nn.Module, batches: Iterable[Any], *, name: str
 ) -> tuple[npt.NDArray[np.bool_], str]:
-    """Which samples are classified as labelled, and a hash that ignores the samples' order.
+    """Which samples are classified as labelled, and a hash; neither depends on the samples' order.
 
     Args:
         model: A classifier in evaluation mode that returns logits (B, classes), as a tensor or
@@ -83,7 +83,8 @@ def measure_split(
     """
     device = device_of(model)
     right: list[Tensor] = []
-    total, seen = 0, 0
+    digests: list[int] = []
+    seen = 0
     for index, raw in enumerate(batches):
         where = f"splits[{name!r}]: batch {index}"
         batch = read_batch(raw, index, seen, device, "classification")
@@ -93,10 +94,12 @@ def measure_split(
         if not logits.isfinite().all():
             raise ValueError(f"{where}: the model's logits are not finite; check its weights")
         right.append((logits.argmax(-1) == labels).cpu())
-        total += _hash(batch, labels)
+        digests += _digests(batch, labels)
     if not right:
         raise ValueError(f"splits[{name!r}]: expected at least one batch, got none")
-    return torch.cat(right).numpy(), f"{total % (1 << 256):064x}"
+    # in the order of their hashes, so that two models' samples pair up however they were shuffled
+    order = sorted(range(len(digests)), key=lambda number: digests[number])
+    return torch.cat(right).numpy()[order], f"{sum(digests) % (1 << 256):064x}"
 
 
 def _labels(batch: Batch, logits: Tensor, where: str) -> Tensor:
@@ -120,20 +123,20 @@ def _labels(batch: Batch, logits: Tensor, where: str) -> Tensor:
     return labels
 
 
-def _hash(batch: Batch, labels: Tensor) -> int:
-    """Sum of the samples' hashes, which depends neither on their order nor on the batching."""
+def _digests(batch: Batch, labels: Tensor) -> list[int]:
+    """The samples' hashes, whose sum depends neither on their order nor on the batching."""
     values = batch.inputs.values() if isinstance(batch.inputs, dict) else batch.inputs
     columns = [
         value.cpu()
         for value in values
         if isinstance(value, Tensor) and value.shape[:1] == labels.shape
     ]
-    total = 0
+    found = []
     for number, label in enumerate(labels.tolist()):
         digest = hashlib.sha256(str(label).encode())
         for column in columns:
             digest.update(
                 column[number].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
             )
-        total += int.from_bytes(digest.digest(), "big")
-    return total
+        found.append(int.from_bytes(digest.digest(), "big"))
+    return found

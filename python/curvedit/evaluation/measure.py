@@ -1,7 +1,7 @@
 """What a measure is: the metrics it owns, what they mean, and how it measures a model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -27,6 +27,8 @@ class Run:
     reference: Reference | None = None  # of nDCG@10, to be saved with the report
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the data, where known
     shows_progress: bool = False
+    decode: Callable[[Sequence[int]], str] | None = None  # token ids to text, for the report
+    rows: dict[str, dict[str, list[Any]]] = field(default_factory=dict)  # by data, then column
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False)
 
     def identify(
@@ -59,6 +61,10 @@ class Run:
         self.hashes[name], self.counts[name] = sha256, dict(counts)
         if source:
             self.sources[name] = dict(source)
+
+    def tell(self, name: str, column: str, values: Sequence[Any]) -> None:
+        """Say something of every unit of the data called ``name``, for the report's details."""
+        self.rows.setdefault(name, {})[column] = list(values)
 
     def interval(
         self,

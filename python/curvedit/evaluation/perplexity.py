@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import nn
@@ -41,4 +41,6 @@ class Perplexity(TextMeasure):
                 f"model: expected a mean token loss of at most {_LARGEST} nats, "
                 f"got {mean.value:.3g}; check its weights"
             )
-        return {"perplexity": Metric(math.exp(mean.value), math.exp(mean.low), math.exp(mean.high))}
+        value, low, high = (math.exp(nats) for nats in (mean.value, mean.low, mean.high))
+        units = None if mean.units is None else replace(mean.units, exponential=True)
+        return {"perplexity": Metric(value, low, high, units)}

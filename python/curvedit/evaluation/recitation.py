@@ -6,18 +6,17 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from curvedit.data import Ids, Passages
-from curvedit.evaluation.decoding import greedy_continuations, require_passages_fit
-from curvedit.evaluation.measure import Measure, Run
-from curvedit.models import device_of
+from curvedit.data import Ids
+from curvedit.evaluation.decoding import greedy_continuations
+from curvedit.evaluation.measure import Run
+from curvedit.evaluation.passage_measure import PassageMeasure
 from curvedit.report import Meaning, Metric
 
 
 @dataclass(frozen=True, eq=False)
-class Recitation(Measure):
+class Recitation(PassageMeasure):
     """``strict``, ``loose`` and ``avg_levenshtein``: how much of the passages a model recites.
 
     With the token-level Levenshtein distance d between the greedy continuation and the true
@@ -33,8 +32,6 @@ class Recitation(Measure):
     Source:
         Merullo et al., arXiv:2510.24256, section 5.1.
     """
-
-    passages: Passages
 
     meanings: ClassVar[Mapping[str, Meaning]] = {
         "strict": Meaning(
@@ -63,20 +60,9 @@ class Recitation(Measure):
         ),
     }
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.passages, Passages):
-            raise TypeError(f"passages: expected Passages, got {type(self.passages).__name__}")
-
-    def probe(self, model: nn.Module, run: Run) -> Tensor:  # noqa: ARG002
-        """The first passage, once all are known to fit the model."""
-        require_passages_fit(model, self.passages)
-        prefix, suffix = next(self.passages.rows())
-        return torch.tensor([prefix + suffix], device=device_of(model))
-
     def measure(self, model: nn.Module, run: Run) -> dict[str, Metric]:
         """Continue every prefix greedily and compare with the suffixes."""
-        count = {"passages": len(self.passages)}
-        run.identify("passages", self.passages.sha256(), count, self.passages.identity)
+        self.identify(run)
         said = greedy_continuations(
             model,
             self.passages,
@@ -84,9 +70,11 @@ class Recitation(Measure):
             pad_token_id=run.pad_token_id,
             progress=run.shows_progress,
         )
-        suffixes = [suffix for _, suffix in self.passages.rows()]
-        distance = _distances(said, suffixes)
-        length = np.array([len(suffix) for suffix in suffixes], dtype=np.float64)
+        distance = _distances(said, self.suffixes)
+        run.tell("passages", "distance", distance.astype(int).tolist())
+        if run.decode is not None:
+            run.tell("passages", "said", [run.decode(words) for words in said])
+        length = np.array([len(suffix) for suffix in self.suffixes], dtype=np.float64)
         return {
             "strict": run.interval(distance == 0),
             "loose": run.interval(4 * distance <= length),

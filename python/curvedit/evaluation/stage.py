@@ -7,6 +7,7 @@ from importlib import metadata
 import torch
 from torch import nn
 
+from curvedit.evaluation.bootstrap import paired_difference
 from curvedit.evaluation.measure import Run
 from curvedit.evaluation.suite import Suite
 from curvedit.meter import metered
@@ -34,7 +35,8 @@ def evaluate(
 
     Returns:
         The report: ``before``, and ``after`` where a baseline was given, with 95 % bootstrap
-        intervals, hashes of the data, versions, seconds and peak memory.
+        intervals, paired ones of the differences, what was found of each passage, hashes of the
+        data, versions, seconds and peak memory.
 
     Raises:
         CausalityError: the suite has passages or text, but the model is not a causal language
@@ -54,7 +56,7 @@ def evaluate(
     """
     device = device_of(model)
     run = Run(suite.measures, baseline, suite.batch_size, suite.pad, suite.resamples, suite.seed)
-    run.shows_progress = progress
+    run.shows_progress, run.decode = progress, suite.decode
     with metered(device) as meter, measuring(model):
         _require_fits(model, run)
         metrics = _measure(model, run)
@@ -71,9 +73,30 @@ def evaluate(
             tool=_tool(device),
             stages={"evaluate before": stage},
             reference=run.reference,
+            details={name: {"before": rows} for name, rows in run.rows.items()},
         )
-    stages = {**baseline.stages, "evaluate after": stage}
-    return replace(baseline, after=metrics, controls=(), stages=stages)
+    return replace(
+        baseline,
+        after=metrics,
+        controls=(),
+        stages={**baseline.stages, "evaluate after": stage},
+        differences=_differences(baseline.before, metrics, run),
+        details={
+            name: {**baseline.details.get(name, {}), "after": rows}
+            for name, rows in run.rows.items()
+        },
+    )
+
+
+def _differences(before: Metrics, after: Metrics, run: Run) -> Metrics:
+    """After less before, of every metric whose units both have."""
+    found: dict[str, Metric] = {}
+    for key, metric in after.items():
+        first = before[key].units if key in before else None
+        if first is not None and metric.units is not None:
+            change = paired_difference(first, metric.units, resamples=run.resamples, seed=run.seed)
+            found |= {} if change is None else {key: change}
+    return Metrics(found)
 
 
 def _require_fits(model: nn.Module, run: Run) -> None:

@@ -1,6 +1,6 @@
 """A suite: the measures to run on a model, and the settings they share."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Suite:
         pad_token_id: The id to pad with; any id will do, since padding is masked. None is 0.
         resamples: Number of bootstrap samples.
         seed: Seeds the bootstrap.
+        decode: Turns token ids into text; the report then shows passages and continuations.
 
     Raises:
         ValueError: there is nothing to measure, two measures own one metric, or an argument is
@@ -49,6 +50,7 @@ class Suite:
     pad_token_id: int | None
     resamples: int
     seed: int
+    decode: Callable[[Sequence[int]], str] | None
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Suite:
         pad_token_id: int | None = None,
         resamples: int = 1000,
         seed: int = 0,
+        decode: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("resamples", resamples)):
             if value < 1:
@@ -81,6 +84,7 @@ class Suite:
             "pad_token_id": pad_token_id,
             "resamples": resamples,
             "seed": seed,
+            "decode": decode,
         }
         for name in values:
             object.__setattr__(self, name, values[name])

@@ -1,7 +1,7 @@
 """The Report: what was measured, how the edit was made, and both as text and as a page."""
 
 from curvedit.report import style, svg
-from curvedit.report.metrics import Meaning, Metric, Metrics, meaning_of, register
+from curvedit.report.metrics import Meaning, Metric, Metrics, Units, meaning_of, register
 from curvedit.report.record import read_record
 from curvedit.report.reference import Reference
 from curvedit.report.value import Control, Report, Stage, require_same_data
@@ -14,6 +14,7 @@ __all__ = [
     "Reference",
     "Report",
     "Stage",
+    "Units",
     "meaning_of",
     "read_record",
     "register",

@@ -114,11 +114,18 @@ def _metrics(document: Mapping[str, Any], columns: Columns) -> str:
         f"{escape(name)}</th>"
         for name, colour, _ in columns
     )
+    stored = document.get("differences", {})
+    changes: Mapping[str, Mapping[str, Metric]] = {
+        name: Metrics.from_json(found) for name, found in stored.items()
+    }
     rows = []
     for key in _keys(columns):
         meaning = meaning_of(key)
         what = "; ".join(part for part in (meaning.text, meaning.aim) if part)
-        cells = "".join(_cell(key, name, metrics.get(key)) for name, _, metrics in columns)
+        cells = "".join(
+            _cell(key, name, metrics.get(key), changes.get(name, {}).get(key))
+            for name, _, metrics in columns
+        )
         rows.append(
             f'<tr><td>{escape(meaning.label)}<span class="what">{escape(what)}</span></td>'
             f"{cells}</tr>"
@@ -126,7 +133,8 @@ def _metrics(document: Mapping[str, Any], columns: Columns) -> str:
     notes = [_counts(document["data"]), *caveats(columns, document["data"])]
     return (
         "<section><h2>Measurements</h2>"
-        '<p class="sub">Values with 95 % bootstrap intervals.</p>'
+        '<p class="sub">Values with 95 % bootstrap intervals; Δ is the difference from before, its '
+        "interval paired.</p>"
         f'<div class="sheet"><table><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         + "".join(f'<p class="note">{escape(note)}</p>' for note in notes if note)
@@ -134,15 +142,22 @@ def _metrics(document: Mapping[str, Any], columns: Columns) -> str:
     )
 
 
-def _cell(key: str, name: str, metric: Metric | None) -> str:
+def _cell(key: str, name: str, metric: Metric | None, change: Metric | None) -> str:
     if metric is None:
         return '<td class="number">–</td>'
     value, interval = spell(key, metric)
     style = "number after" if name == "after" else "number"
     return (
         f'<td class="{style}"><span class="value">{value}</span>'
-        f'<span class="interval">{interval}</span></td>'
+        f'<span class="interval">{interval}</span>{_change(key, change)}</td>'
     )
+
+
+def _change(key: str, change: Metric | None) -> str:
+    if change is None:
+        return ""
+    value, interval = spell(key, change, signed=True)
+    return f'<span class="interval">Δ {value} {interval}</span>'
 
 
 def _counts(data: Mapping[str, Mapping[str, int]]) -> str:

@@ -2,8 +2,11 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 _UNITS = ("share", "number")
 _BETTER = ("lower", "higher", "")
@@ -11,12 +14,25 @@ _RESERVED = "name"  # report.json stores a control's name among its metrics
 
 
 @dataclass(frozen=True)
+class Units:
+    """What a metric was averaged from: ``sum(numerator) / sum(denominator)``, exp of it if so."""
+
+    numerator: npt.NDArray[np.float64]  # (n,) one value per passage, window, sample, …
+    denominator: npt.NDArray[np.float64]  # (n,)
+    exponential: bool = False
+
+
+@dataclass(frozen=True)
 class Metric:
-    """A measured value and the ends of its 95 % bootstrap interval."""
+    """A measured value and the ends of its 95 % bootstrap interval.
+
+    ``units`` holds what it was averaged from, so that two models can be compared unit by unit.
+    """
 
     value: float
     low: float
     high: float
+    units: Units | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(number) for number in (self.value, self.low, self.high)):
@@ -199,10 +215,16 @@ def _metric(name: str, numbers: Any) -> Metric:
     return Metric(float(numbers["value"]), float(numbers["low"]), float(numbers["high"]))
 
 
-def spell(key: str, metric: Metric) -> tuple[str, str]:
-    """A metric as text: its value, and its interval in brackets."""
-    low, high = (number(key, end, bare=True) for end in (metric.low, metric.high))
-    return number(key, metric.value), f"[{low}, {high}]"
+def spell(key: str, metric: Metric, *, signed: bool = False) -> tuple[str, str]:
+    """A metric as text: its value, and its interval in brackets; rises with a plus if signed."""
+    low, high = (
+        _plus(number(key, end, bare=True), signed=signed) for end in (metric.low, metric.high)
+    )
+    return _plus(number(key, metric.value), signed=signed), f"[{low}, {high}]"
+
+
+def _plus(text: str, *, signed: bool) -> str:
+    return text if text.startswith("-") or not signed else f"+{text}"
 
 
 def number(key: str, value: float, *, bare: bool = False) -> str:

@@ -12,6 +12,7 @@ from curvedit.report import html, table
 from curvedit.report.metrics import Metrics
 from curvedit.report.record import read_document, with_hash
 from curvedit.report.reference import FILE, Reference
+from curvedit.report.units import UNITS_FILE, save_units, with_units
 from curvedit.selection import Edited, Selection, TargetSummary, summarise_selection
 
 FORMAT = "curvedit-report"
@@ -33,6 +34,7 @@ class Control:
 
     name: str
     metrics: Metrics
+    differences: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Report:
     """Metrics of a model before and after an edit, and of control edits, with their provenance.
 
     ``evaluate`` makes it; the ``with_…`` methods return copies with more in them. ``reference``
-    holds the baseline's top tokens for nDCG@10; it is saved beside ``report.json``, not in it.
+    holds the baseline's top tokens for nDCG@10; it is saved beside ``report.json``, not in it, and
+    so are the units behind ``before``. ``differences`` are after less before, with paired
+    intervals; ``details`` hold what was measured of each unit, by data, then "before" and "after".
     """
 
     before: Metrics
@@ -56,6 +60,8 @@ class Report:
     targets: tuple[TargetSummary, ...] = ()
     warnings: tuple[str, ...] = ()
     reference: Reference | None = field(default=None, repr=False, compare=False)
+    differences: Metrics = field(default_factory=Metrics)
+    details: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def with_control(self, name: str, report: "Report") -> "Report":
         """Add a control edit's metrics.
@@ -77,7 +83,8 @@ class Report:
                 "report: expected a control measured with baseline=..., got one without 'after'"
             )
         require_same_data(self.hashes, report.hashes)
-        return replace(self, controls=(*self.controls, Control(name, report.after)))
+        control = Control(name, report.after, report.differences)
+        return replace(self, controls=(*self.controls, control))
 
     def with_recipe(self, recipe: Mapping[str, Any]) -> "Report":
         """Add to what the report says of how the edit was made."""
@@ -154,7 +161,7 @@ class Report:
 
     def table(self) -> str:
         """The metrics as aligned text: one row each, with intervals, before, after and controls."""
-        return table.render(self._columns())
+        return table.render(self._columns(), self.differences)
 
     def html(self) -> str:
         """The report as one self-contained page."""
@@ -176,6 +183,7 @@ class Report:
         write_whole(folder / "report.html", html.render(document).encode())
         if self.reference is not None:
             self.reference.save(folder / FILE)
+        save_units(self.before, folder / UNITS_FILE)
         # Last, because it is what shows that a directory holds a report.
         text = json.dumps(with_hash(document), indent=1, allow_nan=False) + "\n"
         write_whole(path, text.encode())
@@ -199,12 +207,15 @@ class Report:
             report = cls.from_json(document)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"report: {source} cannot be read ({error})") from error
+        units = source.with_name(UNITS_FILE)
+        if units.is_file():
+            report = replace(report, before=with_units(report.before, units))
         beside = source.with_name(FILE)
         return replace(report, reference=Reference.load(beside)) if beside.is_file() else report
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``report.json``; shares are fractions, not per cent."""
-        return {
+        document: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "title": self.title,
@@ -222,6 +233,10 @@ class Report:
             "targets": [_plain(target.to_json()) for target in self.targets],
             "warnings": list(self.warnings),
         }
+        changes = [("after", self.differences), *((c.name, c.differences) for c in self.controls)]
+        differences = {name: metrics.to_json() for name, metrics in changes if metrics}
+        document |= {"differences": differences} if differences else {}
+        return document | ({"details": _plain(self.details)} if self.details else {})
 
     @classmethod
     def from_json(cls, document: Any) -> "Report":
@@ -236,12 +251,16 @@ class Report:
             )
         if document.get("version") != VERSION:
             raise ValueError(f"report: expected version {VERSION}, got {document.get('version')!r}")
-        after = document.get("after")
+        after, changes = document.get("after"), document.get("differences", {})
         return cls(
             before=Metrics.from_json(document.get("before", {})),
             after=None if after is None else Metrics.from_json(after),
             controls=tuple(
-                Control(each["name"], Metrics.from_json(each))
+                Control(
+                    each["name"],
+                    Metrics.from_json(each),
+                    Metrics.from_json(changes.get(each["name"], {})),
+                )
                 for each in document.get("controls", [])
             ),
             title=document.get("title", ""),
@@ -250,6 +269,8 @@ class Report:
                 TargetSummary.from_json(target) for target in document.get("targets", [])
             ),
             warnings=tuple(document.get("warnings", [])),
+            differences=Metrics.from_json(changes.get("after", {})),
+            details=document.get("details", {}),
             **{key: document.get(key, {}) for key in ("model", "recipe", "hashes", "data", "tool")},
         )
 
