@@ -5,7 +5,9 @@ The measures: one file for each. A new one is a file here and a row below.
 
 from curvedit.data import Passages
 from curvedit.evaluation.accuracy import Accuracy
+from curvedit.evaluation.agreement import Agreement
 from curvedit.evaluation.decoding import greedy_continuations
+from curvedit.evaluation.divergence import Divergence
 from curvedit.evaluation.extraction_strength import ExtractionStrength
 from curvedit.evaluation.measure import Measure, Run
 from curvedit.evaluation.ndcg import NDCG
@@ -25,7 +27,9 @@ from curvedit.report import Meaning, Metric
 __all__ = [
     "NDCG",
     "Accuracy",
+    "Agreement",
     "CausalityError",
+    "Divergence",
     "ExtractionStrength",
     "Forced",
     "Meaning",

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from torch import nn
 
 from curvedit.evaluation.measure import Run
-from curvedit.evaluation.text import TextMeasure, TextMeasurement
-from curvedit.report import Meaning, Metric, Reference
+from curvedit.evaluation.text import TextMeasure
+from curvedit.evaluation.text_reference import reference_of
+from curvedit.report import Meaning, Metric
 
 _POSITIONS = 4096  # graded at once
 
@@ -42,8 +43,8 @@ class NDCG(TextMeasure):
     def measure(self, model: nn.Module, run: Run) -> dict[str, Metric]:
         """Read the text and compare the top tokens with the baseline's reference."""
         text = self.read(model, run)
-        run.reference = _reference(text, run, self.name(run))
-        sums = ndcg_sums(text.top, run.reference.top, text.tokens)
+        reference = reference_of(text, run, self.name(run))
+        sums = ndcg_sums(text.top, reference.top, text.tokens)
         counted = text.tokens > 0
         return {"ndcg10": run.interval(sums[counted], text.tokens[counted])}
 
@@ -82,28 +83,3 @@ def _discounted(gains: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     for rank in range(gains.shape[1]):
         total += gains[:, rank] / math.log2(rank + 2)
     return total
-
-
-def _reference(text: TextMeasurement, run: Run, name: str) -> Reference:
-    """The baseline's top tokens, checked against the text; a baseline's are its own."""
-    if run.baseline is None:
-        return Reference(text.top, text.sha256)
-    reference = run.baseline.reference
-    if reference is None:
-        raise ValueError(
-            "baseline: expected its reference for nDCG@10, got a report without one; load it from "
-            "the directory it was saved to, with the reference beside report.json, or measure the "
-            "baseline again"
-        )
-    if reference.data_sha256 != text.sha256:
-        raise ValueError(
-            f"baseline: expected a reference for the suite's {name!r} "
-            f"(SHA-256 {text.sha256[:12]}…), got one for other data "
-            f"({reference.data_sha256[:12]}…)"
-        )
-    if reference.top.shape != text.top.shape:
-        raise ValueError(
-            f"baseline: expected a reference of shape {text.top.shape}, "
-            f"got {reference.top.shape}; do both models have the same vocabulary?"
-        )
-    return reference

@@ -107,16 +107,23 @@ class TextMeasure(Measure):
         found: Tensor = run.shared(("probe", id(text)), first)
         return found
 
+    def watch(self, run: Run) -> Callable[[Tensor], None] | None:  # noqa: ARG002
+        """What is to see the logits (n, V) of all positions in order, piece by piece."""
+        return None
+
     def read(self, model: nn.Module, run: Run) -> TextMeasurement:
         """The pass over the text, made once per run for all measures that share it."""
         name, depth = self.name(run), max(each.depth for each in self._sharing(run))
 
         def measured() -> TextMeasurement:
             batches = self._raw_batches(run)
+            watches = [watch for each in self._sharing(run) if (watch := each.watch(run))]
             with progress(
                 _total(batches), unit="tok", what=f"read {name}", shown=run.shows_progress
             ) as shown:
-                found = measure_text(model, batches, name=name, depth=depth, done=shown.update)
+                found = measure_text(
+                    model, batches, name=name, depth=depth, watches=watches, done=shown.update
+                )
             counts = {"windows": len(found.tokens), "tokens": int(found.tokens.sum())}
             source = getattr(self.text, "identity", None)
             run.identify(name, found.sha256, counts, source if isinstance(source, dict) else None)
@@ -155,6 +162,7 @@ def measure_text(
     *,
     name: str,
     depth: int,
+    watches: Sequence[Callable[[Tensor], None]] = (),
     done: Callable[[int], None] = lambda _: None,
 ) -> TextMeasurement:
     """Losses per window and the ``depth`` most likely tokens per loss term.
@@ -166,6 +174,7 @@ def measure_text(
         batches: As ``fit`` takes them.
         name: What messages call the text.
         depth: 0 keeps no tokens.
+        watches: See the logits (n, V) of all positions in order, piece by piece.
         done: Told the number of tokens that were read, after each piece.
 
     Raises:
@@ -177,7 +186,8 @@ def measure_text(
     for batch in _batches(model, batches, name):
         _update(digest, batch)
         for part in _parts(model, batch):
-            loss, best = _measure_part(model, part, depth, f"{name}: batch {batch.index}")
+            where = f"{name}: batch {batch.index}"
+            loss, best = _measure_part(model, part, depth, where, watches)
             losses.append(loss)
             tokens.append(_terms(part).sum(1).cpu())
             top.append(best)
@@ -254,7 +264,13 @@ def _parts(model: nn.Module, batch: Batch) -> Iterator[Batch]:
             yield part
 
 
-def _measure_part(model: nn.Module, part: Batch, depth: int, where: str) -> tuple[Tensor, Tensor]:
+def _measure_part(
+    model: nn.Module,
+    part: Batch,
+    depth: int,
+    where: str,
+    watches: Sequence[Callable[[Tensor], None]],
+) -> tuple[Tensor, Tensor]:
     """Summed loss per window (float64) and top tokens per loss term, on the CPU."""
     counted = _terms(part)
     inputs = dict(part.inputs) if isinstance(part.inputs, dict) else {"input_ids": part.inputs[0]}
@@ -280,6 +296,8 @@ def _measure_part(model: nn.Module, part: Batch, depth: int, where: str) -> tupl
         if not terms.isfinite().all():
             raise ValueError(f"{where}: the model's logits are not finite there; check its weights")
         loss.index_add_(0, row[here], terms.double())
+        for watch in watches:
+            watch(piece)
         best.append(piece.topk(min(depth, piece.shape[-1]), dim=-1).indices.int().cpu())
     return loss.cpu(), torch.cat(best)
 

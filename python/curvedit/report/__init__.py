@@ -3,11 +3,12 @@
 from curvedit.report import style, svg
 from curvedit.report.metrics import Meaning, Metric, Metrics, Units, meaning_of, register
 from curvedit.report.record import read_record
-from curvedit.report.reference import Reference
+from curvedit.report.reference import Kept, Reference
 from curvedit.report.value import Control, Report, Stage, require_same_data
 
 __all__ = [
     "Control",
+    "Kept",
     "Meaning",
     "Metric",
     "Metrics",
