@@ -72,6 +72,7 @@ FLAGS = {
         --model DIR required
         --factors DIR required
         --passages FILE required
+        --passages-split NAME
         --prefix-length N as int = 64
         --suffix-length N as int = 48
         --retain FILE

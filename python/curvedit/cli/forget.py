@@ -90,7 +90,7 @@ def _read(options: Options, name: str) -> Any:
         return None
     if path.endswith(".safetensors"):
         return data.image_batches(path, batch_size=options.batch_size)
-    return passages(options, path)
+    return passages(options, path, options.passages_split if name == "passages" else None)
 
 
 def _forget(

@@ -179,14 +179,16 @@ def suite(options: Options) -> Suite:
         with _called("splits"):
             splits[name] = data.image_batches(path, batch_size=options.batch_size)
     return Suite(
-        passages=None if options.passages is None else passages(options, options.passages),
+        passages=None
+        if options.passages is None
+        else passages(options, options.passages, options.passages_split),
         text=None if options.text is None else batches(options.text, options, name="text"),
         splits=splits,
         batch_size=options.batch_size,
     )
 
 
-def passages(options: Options, path: str) -> Passages:
+def passages(options: Options, path: str, split: str | None = None) -> Passages:
     """Passages from a file of JSON lines, as the flags describe them."""
     return Passages.read(
         path,
@@ -195,7 +197,7 @@ def passages(options: Options, path: str) -> Passages:
         prefix=options.prefix_length,
         suffix=options.suffix_length,
         text_field=options.text_field,
-        split=options.passages_split,
+        split=split,
     )
 
 
