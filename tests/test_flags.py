@@ -94,6 +94,7 @@ FLAGS = {
         --prefix-length N as int = 64
         --suffix-length N as int = 48
         --text PATH (+)
+        --measures NAME (+) of recall|strength|sampled|prompts|kl|top1|tasks
         --splits NAME=FILE (+)
         {LOADING_AND_DATA}
         {NO_PROGRESS}

@@ -296,6 +296,16 @@ def test_the_verb(checkpoint, capsys, monkeypatch):
     assert Passages.read(checkpoint / "new").facts[0]["source"] == "own"
     assert main(words) == 1
     assert "out: expected a new file" in capsys.readouterr().err
+    words = ["evaluate", "--model", str(checkpoint / "model"), "--out", str(checkpoint / "report")]
+    words += ["--passages", str(checkpoint / "new"), "--passages-split", "tune", "--no-progress"]
+    words += ["--text", str(checkpoint / "data.jsonl"), "--window", "20", "--batch-size", "3"]
+    names = ["recall", "strength", "sampled", "prompts", "kl", "top1"]
+    assert main([*words, "--measures", *names]) == 0
+    report = json.loads((checkpoint / "report/report.json").read_text())
+    assert report["before"]["right"]["value"] >= 0.75
+    assert report["before"]["kl"]["value"] == 0
+    assert report["data"]["passages"] == {"passages": told["tune"]}
+    assert len(report["details"]["passages"]["before"]["right"]) == told["tune"]
 
 
 def test_the_verb_fails_where_nothing_is_recited(checkpoint, capsys):

@@ -180,6 +180,18 @@ REFUSED = {
     "split without a name": (f"{EVALUATE} --splits data.jsonl", "splits: expected NAME=FILE, got"),
     "split twice": (f"{EVALUATE} --splits a=x a=y", "splits: expected NAME=FILE|a .safetensors"),
     "no prefix": (f"{EVALUATE} --text data.jsonl --prefix-length 0", "prefix_length: expected at"),
+    "recall without passages": (
+        f"{EVALUATE} --text data.jsonl --measures recall",
+        "measures: expected --passages for 'recall', got none",
+    ),
+    "kl without text": (
+        f"{EVALUATE} --passages passages.jsonl --measures kl",
+        "measures: expected --text for 'kl', got none",
+    ),
+    "tasks without a tokenizer": (
+        f"{EVALUATE} --measures tasks",
+        "measures: expected a tokenizer for 'tasks', got a model without",
+    ),
     "no passages": (f"{EVALUATE} --passages nowhere", "passages: expected a .jsonl", "nowhere"),
     "no baseline": (
         f"{EVALUATE} --baseline nowhere --text data.jsonl",

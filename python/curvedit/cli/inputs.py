@@ -2,7 +2,8 @@
 
 import argparse
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,26 @@ from torch import nn
 
 from curvedit import data, models
 from curvedit.cli.verb import Options, require_at_least
-from curvedit.evaluation import Passages, Suite
+from curvedit.evaluation import (
+    Agreement,
+    Divergence,
+    ExtractionStrength,
+    Measure,
+    Passages,
+    Prompts,
+    SampledExtraction,
+    Suite,
+    Tasks,
+    TokenRecall,
+)
+
+_OF_PASSAGES: dict[str, Callable[[Any], Measure]] = {
+    "recall": TokenRecall,
+    "strength": ExtractionStrength,
+    "sampled": SampledExtraction,
+    "prompts": Prompts,
+}
+_OF_TEXT: dict[str, Callable[[Any], Measure]] = {"kl": Divergence, "top1": Agreement}
 
 
 def add_dtype_flag(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +171,14 @@ def add_suite_flags(parser: argparse.ArgumentParser) -> None:
         "--text", nargs="+", metavar="PATH", help="held-out text, given as for fit --data"
     )
     parser.add_argument(
+        "--measures",
+        nargs="+",
+        choices=[*_OF_PASSAGES, *_OF_TEXT, "tasks"],
+        metavar="NAME",
+        help="more measures: recall, strength, sampled and prompts of passages, kl and top1 of "
+        "text, and tasks made by code",
+    )
+    parser.add_argument(
         "--splits",
         nargs="+",
         metavar="NAME=FILE",
@@ -167,7 +195,8 @@ def suite(options: Options) -> Suite:
     """
     require_at_least(options, window=2, batch_size=1, max_tokens=2)
     require_at_least(options, prefix_length=1, suffix_length=1)
-    if options.passages is None and not options.text and not options.splits:
+    has_tasks = "tasks" in (options.measures or ())
+    if not has_tasks and options.passages is None and not options.text and not options.splits:
         raise ValueError("evaluate: expected --passages, --text or --splits, got none of them")
     splits = {}
     for entry in options.splits or []:
@@ -178,14 +207,42 @@ def suite(options: Options) -> Suite:
             raise ValueError(f"splits: expected each name once, got {name!r} twice")
         with _called("splits"):
             splits[name] = data.image_batches(path, batch_size=options.batch_size)
+    recited = None
+    if options.passages is not None:
+        recited = passages(options, options.passages, options.passages_split)
+    text = None if options.text is None else batches(options.text, options, name="text")
+    needs_tokenizer = recited is not None or "tasks" in (options.measures or ())
+    tokenizer = load_tokenizer(options) if needs_tokenizer else None
     return Suite(
-        passages=None
-        if options.passages is None
-        else passages(options, options.passages, options.passages_split),
-        text=None if options.text is None else batches(options.text, options, name="text"),
+        _more_measures(options.measures or (), recited, text, tokenizer, options.bos),
+        passages=recited,
+        text=text,
         splits=splits,
         batch_size=options.batch_size,
+        decode=None if tokenizer is None else partial(data.decoded, tokenizer),
     )
+
+
+def _more_measures(
+    names: Sequence[str], recited: Passages | None, text: Any, tokenizer: Any, bos: str
+) -> list[Measure]:
+    """The measures beside the usual ones.
+
+    Raises:
+        ValueError: one needs passages, text or a tokenizer that is not there.
+    """
+    found: list[Measure] = []
+    for name in dict.fromkeys(names):
+        if name == "tasks":
+            if tokenizer is None:
+                raise ValueError("measures: expected a tokenizer for 'tasks', got a model without")
+            found.append(Tasks(tokenizer, bos=bos))
+            continue
+        given, flag = (recited, "passages") if name in _OF_PASSAGES else (text, "text")
+        if given is None:
+            raise ValueError(f"measures: expected --{flag} for {name!r}, got none")
+        found.append({**_OF_PASSAGES, **_OF_TEXT}[name](given))
+    return found
 
 
 def passages(options: Options, path: str, split: str | None = None) -> Passages:

@@ -17,6 +17,8 @@ from curvedit.evaluation.recitation import Recitation
 from curvedit.evaluation.sampled_extraction import SampledExtraction
 from curvedit.evaluation.stage import evaluate
 from curvedit.evaluation.suite import Suite
+from curvedit.evaluation.task_items import FAMILIES
+from curvedit.evaluation.tasks import Tasks
 from curvedit.evaluation.teacher_forcing import Forced, Sampling, forced, recites
 from curvedit.evaluation.text import TextMeasure
 from curvedit.evaluation.token_recall import TokenRecall
@@ -25,6 +27,7 @@ from curvedit.models import CausalityError
 from curvedit.report import Meaning, Metric
 
 __all__ = [
+    "FAMILIES",
     "NDCG",
     "Accuracy",
     "Agreement",
@@ -43,6 +46,7 @@ __all__ = [
     "SampledExtraction",
     "Sampling",
     "Suite",
+    "Tasks",
     "TextMeasure",
     "TokenRecall",
     "evaluate",
