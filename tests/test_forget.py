@@ -11,8 +11,7 @@ import curvedit
 from curvedit import Factors, Passages
 from curvedit.evaluation import greedy_continuations
 from curvedit.forgetting import damage, inputs, margin, outcome, preconditioning, subject
-from curvedit.forgetting.weights import Weights
-from curvedit.models import find_targets, frozen, weight_of
+from curvedit.models import find_targets, frozen
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*fewer positions:UserWarning", "ignore:.*not forgotten within:UserWarning"
@@ -168,30 +167,6 @@ def test_an_error_on_the_way_restores_the_weights(llama, monkeypatch):
     with pytest.raises(OSError, match="x"):
         run(model, factors, passages)
     assert all(torch.equal(before[name], now) for name, now in weights(model).items())
-
-
-def test_no_change_is_no_damage(llama):
-    model, factors, _ = llama
-    maps = find_targets(model, list(factors))
-    state = Weights(maps, [])
-    found = damage.measure_damage(model, state, [general(5)], None)
-    assert found.nats == 0.0
-    assert found.loss == 0.0
-    state.apply({name: weight_of(each).clone() for name, each in maps.items()}, 0.1)
-    assert damage.measure_damage(model, state, [general(5)], None).nats > 0.0
-
-
-def test_damage_does_not_depend_on_padding_or_batches(llama):
-    model, factors, _ = llama
-    maps = find_targets(model, list(factors))
-    state = Weights(maps, [])
-    state.apply({name: weight_of(each).clone() for name, each in maps.items()}, 0.2)
-    rows = [models.draw(count, seed=count) for count in (9, 4, 12, 2)]
-    together = damage.measure_damage(model, state, inputs.held_out(rows, 4, 0), None)
-    alone = damage.measure_damage(model, state, inputs.held_out(rows, 1, 5), None)
-    assert together.terms.tolist() == alone.terms.tolist() == [8, 3, 11, 1]
-    for name in ("divergence", "loss_before", "loss_after"):
-        torch.testing.assert_close(getattr(together, name), getattr(alone, name), rtol=1e-4, atol=0)
 
 
 def test_damage_is_foreseen_after_the_first_step(llama):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from curvedit.data import Batch, read_batch
 from curvedit.forgetting.weights import Weights
-from curvedit.models import call, device_of, logits_of, vocabulary_of
+from curvedit.models import Stack, bypassed, call, device_of, logits_of, vocabulary_of
 
 _BYTES = 1 << 27  # of the float32 logits of one model that exist at once, one window at least
 
@@ -38,10 +38,55 @@ class Damage:
         return float((self.loss_after - self.loss_before).sum() / self.terms.sum())
 
 
+class Unedited:
+    """The logits of the model as it was, on held-out data.
+
+    The blocks run once, with the original weights. Of each part the output of the last block is
+    kept, and later only what follows it runs: norm and head, which no step changes.
+    """
+
+    def __init__(self, model: nn.Module, weights: Weights, stack: Stack | None) -> None:
+        """Begin with nothing kept; with ``stack`` None the whole model runs each time."""
+        self.model, self.weights, self.stack = model, weights, stack
+        self._kept: dict[int, Any] = {}  # output of the last block, by part
+
+    def logits(self, number: int, batch: Batch) -> Tensor:
+        """Logits of the loss terms of a part, (terms, classes)."""
+        if self.stack is not None and number in self._kept:
+            return self._tail(self.stack, self._kept[number], batch)
+        with self.weights.unedited():
+            if self.stack is None:
+                return _logits(self.model, batch)
+            outputs: list[Any] = []
+            last = self.stack.blocks[-1]
+            handle = last.register_forward_hook(lambda _, __, output: outputs.append(output))
+            try:
+                whole = _logits(self.model, batch)
+            finally:
+                handle.remove()
+        if len(outputs) != 1 or not self._follows(self.stack, outputs[0], batch, whole):
+            self.stack = None
+            self._kept.clear()
+        else:
+            self._kept[number] = outputs[0]
+        return whole
+
+    def _follows(self, stack: Stack, output: Any, batch: Batch, whole: Tensor) -> bool:
+        """Whether the last block's output gives the same logits; checked on the first part."""
+        if self._kept:
+            return True
+        apart = (self._tail(stack, output, batch) - whole).abs().max()
+        return bool(apart <= 16 * torch.finfo(whole.dtype).eps * whole.abs().max())
+
+    def _tail(self, stack: Stack, output: Any, batch: Batch) -> Tensor:
+        with bypassed(stack.blocks, output):
+            return _logits(self.model, batch)
+
+
 @torch.no_grad()
 def measure_damage(
     model: nn.Module,
-    weights: Weights,
+    unedited: Unedited,
     batches: Iterable[Any],
     task: str | None,
     done: Callable[[int], None] = lambda _: None,
@@ -50,7 +95,7 @@ def measure_damage(
 
     Args:
         model: In evaluation mode, edited.
-        weights: Gives the unedited weights for a while.
+        unedited: Gives the unedited model's logits; it keeps what it needs for the next time.
         batches: Held-out data, as ``fit`` takes it; a language model's windows may be padded.
         task: As for ``read_batch``.
         done: Told the number of loss terms that were compared, after each part.
@@ -60,9 +105,8 @@ def measure_damage(
         ValueError: there is no batch, or the model's logits do not fit it or are not finite.
     """
     rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for batch in _parts(model, batches, task):
-        with weights.unedited():
-            before = _logits(model, batch)
+    for number, batch in enumerate(_parts(model, batches, task)):
+        before = unedited.logits(number, batch)
         rows += _compare(before, _logits(model, batch), batch)
         done(batch.loss_terms)
     if not rows:

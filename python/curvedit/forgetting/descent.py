@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from curvedit.factors import Factors
-from curvedit.forgetting.damage import Damage
+from curvedit.forgetting.damage import Damage, Unedited
 from curvedit.forgetting.outcome import Bounds, Recited, Step
 from curvedit.forgetting.preconditioning import Parabola, direction
 from curvedit.forgetting.subject import Subject
@@ -47,6 +47,10 @@ class Descent:
     steps: list[Step] = field(default_factory=list)
     ratio: float = 0.0  # of measured to predicted damage; 0 before the first step
     stopped: str = ""  # why
+    unedited: Unedited = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unedited = self.subject.unedited(self.weights)
 
     def run(self, shares: Tensor, gradients: Mapping[str, Tensor]) -> None:
         """Take steps.
@@ -119,7 +123,7 @@ class Descent:
         least, most = (share * level for share in _CLOSE)
         for number in range(1, _TRIES + 1):
             self.weights.apply(steps, length)
-            measured = self.subject.damage(self.weights)
+            measured = self.subject.damage(self.unedited)
             if number == 2 and not self.steps:  # the first try has shown more than was known
                 known = shown
             if measured.nats <= min(most, self.budget):

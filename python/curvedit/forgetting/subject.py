@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from curvedit.forgetting.damage import Damage, measure_damage, share_right
+from curvedit.forgetting.damage import Damage, Unedited, measure_damage, share_right
 from curvedit.forgetting.gradients import WeightGradients
 from curvedit.forgetting.inputs import Numbered
 from curvedit.forgetting.margin import Gaps, MarginLoss
@@ -51,12 +51,20 @@ class Subject:
             return 0.0
         return share_right(self.model, self.data.holdout, "language")
 
-    def damage(self, weights: Weights) -> Damage:
+    def unedited(self, weights: Weights) -> Unedited:
+        """The model as it was, for :meth:`damage`; its blocks run once if they hold all targets."""
+        stack = find_stack(self.model, list(self.targets))
+        inside = stack is not None and all(
+            name.startswith(f"{stack.name}.") for name in self.targets
+        )
+        return Unedited(self.model, weights, stack if inside else None)
+
+    def damage(self, unedited: Unedited) -> Damage:
         """The damage done so far."""
         total = getattr(self.data.holdout, "tokens", None)
         with progress(total, unit="tok", what="check", shown=self.shows_progress) as shown:
             task = self.data.passages.task
-            return measure_damage(self.model, weights, self.data.holdout, task, shown.update)
+            return measure_damage(self.model, unedited, self.data.holdout, task, shown.update)
 
     def _pass(self, data: Numbered, gradients: WeightGradients, *, keeps: bool) -> Gaps:
         gaps = Gaps.none(data.count)
