@@ -115,8 +115,9 @@ def test_the_step_is_the_formula(llama):
     curvature = torch.outer(out.values, into.values)
     u, v = out.vectors.double(), into.vectors.double()
     part = u.T @ gradient.double() @ v / (curvature + 0.5 * curvature.mean())
-    torch.testing.assert_close(found, -(u @ part @ v.T).float(), rtol=1e-3, atol=1e-3)
-    for length in (0.0, 0.3):
+    expected = -(u @ part @ v.T)
+    assert (found - expected).norm() < 1e-4 * expected.norm()
+    for length in (0.0, float(change.norm() / found.norm())):
         moved = u.T @ (change + length * found).double() @ v
         cost = 0.5 * float((curvature * moved.square()).sum())
         assert predicted(length) == pytest.approx(cost, rel=1e-3)
@@ -358,3 +359,26 @@ def test_bounds_follow_text_that_is_foreseeable():
     assert (bounds.near, bounds.forgotten) == (0.75, 0.35)
     bounds = outcome.Bounds.beside(0.6)
     assert (bounds.near, bounds.forgotten) == (0.8, 0.6)
+
+
+def test_forgotten_is_what_no_passage_recites():
+    bounds, recited = outcome.Bounds(), torch.tensor([True, True, True, False])
+    for last, near, forgotten in ((0.7, 0, True), (0.75, 1, False)):
+        found = outcome.Recited.of(torch.tensor([0.0, 0.0, last, 0.5]), recited, bounds)
+        assert (found.near, found.is_forgotten) == (near, forgotten)
+        assert (found.right, found.right_of_rest) == pytest.approx((last / 3, 0.5))
+    found = outcome.Recited.of(torch.tensor([0.4, 0.4, 0.4, 0.0]), recited, bounds)
+    assert not found.is_forgotten
+
+
+def test_no_step_costs_more_than_the_budget(llama, monkeypatch):
+    model, factors, passages = llama
+    costs = iter([0.31, 0.2, 0.29, 0.29, 0.29])
+
+    def told(*_):
+        return damage.Damage(*torch.tensor([[next(costs)], [0.0], [0.0], [1.0]]))
+
+    monkeypatch.setattr("curvedit.forgetting.subject.measure_damage", told)
+    with run(model, factors, passages, steps=1) as edit:
+        first = edit.record["taken"][0]
+    assert (first["tries"], first["measured"]) == (2, pytest.approx(0.2))
