@@ -50,6 +50,7 @@ FLAGS = {
     "rank": f"""{EVERY_VERB}
         --factors DIR required
         --keep-mass RHO as float
+        --keep-kl NATS as float
         --sweep FROM:TO:STEP
         --out DIR required
         --criterion = 'curvature' of curvature|weighted|ekfac|svd|random
@@ -60,7 +61,7 @@ FLAGS = {
         --seed as int = 0
         --dtype = 'auto' of auto|float32|bfloat16|float16
         {NO_PROGRESS}
-        one of keep_mass, sweep: required
+        one of keep_mass, keep_kl, sweep: required
     """,
     "project": f"""{EVERY_VERB}
         --model DIR required
@@ -226,7 +227,8 @@ def test_help_still_says_what_is_required(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["rank", "--help"])
     assert stopped.value.code == 0
-    assert "(--keep-mass RHO | --sweep FROM:TO:STEP)" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "(--keep-mass RHO | --keep-kl NATS | --sweep FROM:TO:STEP)" in said
 
 
 def test_bench_of_one_backend_names_its_kernel(capsys):

@@ -119,6 +119,8 @@ REFUSED = {
     "sweep of NaN": (f"{RANK} --sweep nan:1:0.1", "sweep: expected 0 < FROM", "got 'nan:1:0.1'"),
     "endless sweep": (f"{RANK} --sweep 0.1:1:1e-9", "sweep: expected at most 1000 shares"),
     "svd without a model": (f"{RANK} --keep-mass 0.5 --criterion svd", "model: expected the fitt"),
+    "a price without a model": (f"{RANK} --keep-kl 0.1", "whose weights --keep-kl reads, got none"),
+    "no price": (f"{RANK} --keep-kl 0 --model model", "keep_kl: expected a positive number of na"),
     "scope of a control": (
         f"{RANK} --keep-mass 0.5 --criterion random --scope model",
         "scope: expected 'target' with the control 'random', got 'model'",

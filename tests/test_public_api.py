@@ -80,7 +80,7 @@ NAMES = {
     "project": "model, selection, *, out=None, removed_scale=0.0, backend=None",
     "project_each": "model, selections, *, out=None, removed_scale=0.0, backend=None",
     "rank": (
-        "factors, *, keep_mass, criterion='curvature', scope='target', targets=None, "
+        "factors, *, keep_mass=None, criterion='curvature', scope='target', targets=None, "
         "model=None, seed=0, progress=True"
     ),
     "save_selection": "selection, directory, factors",

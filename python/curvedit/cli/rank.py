@@ -30,6 +30,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--keep-mass", type=float, metavar="RHO", help="share of the curvature to keep, in (0, 1]"
     )
     share.add_argument(
+        "--keep-kl",
+        type=float,
+        metavar="NATS",
+        help="keep what the edit may cost at most, in nats per position (needs --model)",
+    )
+    share.add_argument(
         "--sweep",
         metavar="FROM:TO:STEP",
         help="several shares, each ranked into its own directory under --out",
@@ -53,7 +59,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip", nargs="+", metavar="PATTERN", help="leave out targets, such as idle ones (none)"
     )
-    parser.add_argument("--model", metavar="DIR", help="the fitted model, for --criterion svd")
+    parser.add_argument(
+        "--model", metavar="DIR", help="the fitted model, for --criterion svd and --keep-kl"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seeds --criterion random (0)")
     add_dtype_flag(parser)
     add_progress_flag(parser)
@@ -63,12 +71,15 @@ def _prepare(options: Options, made: frozenset[str] = frozenset()) -> Job:
     require_at_least(options, seed=0)
     shares = shares_of(options)
     for share in shares:
-        ranking.require_possible(share, criterion=options.criterion, scope=options.scope)
+        ranking.require_possible(
+            share, options.keep_kl, criterion=options.criterion, scope=options.scope
+        )
     out = require_place(options.out)
-    if options.criterion == "svd":
+    if _reads_weights(options):
         if options.model is None:
+            reader = "--keep-kl" if options.criterion != "svd" else "--criterion svd"
             raise ValueError(
-                "model: expected the fitted model, whose weights --criterion svd reads, got none"
+                f"model: expected the fitted model, whose weights {reader} reads, got none"
             )
         read_skeleton("model", options.model)
     if "factors" not in made:
@@ -77,16 +88,17 @@ def _prepare(options: Options, made: frozenset[str] = frozenset()) -> Job:
     return lambda: _rank(options, out, shares)
 
 
-def _rank(options: Options, out: Path, shares: list[float]) -> Result:
+def _rank(options: Options, out: Path, shares: list[float | None]) -> Result:
     factors = Factors.load(options.factors)
     model = None
-    if options.criterion == "svd":
+    if _reads_weights(options):
         model = models.load_model(options.model, dtype=options.dtype, device="cpu")
     started = time.perf_counter()
     selections = [
         ranking.rank(
             factors,
             keep_mass=share,
+            keep_kl=options.keep_kl,
             criterion=options.criterion,
             scope=options.scope,
             targets=options.targets,
@@ -117,13 +129,17 @@ def _rank(options: Options, out: Path, shares: list[float]) -> Result:
     return Result(f"{summary}\n{table}", {**facts, "bases": bases})
 
 
-def shares_of(options: Options) -> list[float]:
-    """The shares to keep, one or those of a sweep.
+def _reads_weights(options: Options) -> bool:
+    return options.criterion == "svd" or options.keep_kl is not None
+
+
+def shares_of(options: Options) -> list[float | None]:
+    """The shares to keep, one or those of a sweep; None where --keep-kl decides.
 
     Raises:
         ValueError: the sweep cannot be read.
     """
-    return [options.keep_mass] if options.sweep is None else _shares(options.sweep)
+    return [options.keep_mass] if options.sweep is None else [*_shares(options.sweep)]
 
 
 def _shares(text: str) -> list[float]:

@@ -1,15 +1,20 @@
 """Stage 2, rank: Factors in, a Selection out, which says which components to keep."""
 
+import functools
+import math
+import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from torch import nn
 
+from curvedit import meter
 from curvedit.checks import require_choice, require_share
 from curvedit.factors import Factors
 from curvedit.models import match_names, weight_of
 from curvedit.ranking.criteria import CRITERIA, Criterion, NoCurvatureError, Request
+from curvedit.ranking.price import price_of, share_within
 from curvedit.ranking.thresholds import ComparableScores, Kept, common_threshold
 from curvedit.selection import Selection, TargetSelection
 
@@ -20,7 +25,8 @@ _LITTLE = 0.1  # a share of the components below which a warning is due
 def rank(
     factors: Factors,
     *,
-    keep_mass: float,
+    keep_mass: float | None = None,
+    keep_kl: float | None = None,
     criterion: str = "curvature",
     scope: str = "target",
     targets: str | Sequence[str] | None = None,
@@ -40,10 +46,15 @@ def rank(
 
     Units: ``keep_mass`` is dimensionless; rescaling a factor changes nothing within one target.
     Across targets (``scope="model"``) curvatures are comparable because the loss is a sum.
+    ``keep_kl`` is in nats per position.
 
     Args:
         factors: What ``fit`` returned.
         keep_mass: Share of the total score to keep, in (0, 1]; 1 leaves every weight unchanged.
+        keep_kl: In its place, the KL divergence from the unedited model that the edit may cost: the
+            smallest share is kept that is expected to cost no more (``1/2 sum lambda mu C^2`` over
+            the removed components, times 2, which is what was measured). Needs ``model`` and
+            criterion "curvature". The recipe holds the share and ``expected_kl``.
         criterion: "curvature" (the paper); "weighted" (bases and eigenvalues of the norm-weighted
             factors); "ekfac" (the components' own curvature, measured in the curvature basis by
             ``fit(corrected=…)``; keeps any set of components, not a staircase); or a control: "svd"
@@ -53,7 +64,7 @@ def rank(
         targets: Patterns that select among the fitted targets; None selects all.
         skip: Patterns of targets to leave out, such as those without curvature; None leaves out
             none.
-        model: The model the factors were fitted on; only "svd" reads it.
+        model: The model the factors were fitted on; only "svd" and ``keep_kl`` read it.
         seed: Seeds "random".
         progress: Show a progress bar while factors are decomposed.
 
@@ -62,7 +73,8 @@ def rank(
 
     Raises:
         ValueError: an argument is out of range, a pattern matches nothing, a target has no
-            curvature, or "model" scope is requested for a control.
+            curvature, "model" scope is requested for a control, or not one of ``keep_mass`` and
+            ``keep_kl`` is given.
         KeyError: the factors that the criterion needs were not fitted.
 
     Warns:
@@ -71,7 +83,8 @@ def rank(
     Source:
         Merullo et al., arXiv:2510.24256, section 5; "ekfac": George et al. 2018, arXiv:1806.03884.
     """
-    share = require_possible(keep_mass, criterion=criterion, scope=scope)
+    require_one(keep_mass, keep_kl)
+    share = require_possible(keep_mass, keep_kl, criterion=criterion, scope=scope)
     chosen = CRITERIA[criterion]
     names = choose_targets(factors, targets, skip)
     requests = _requests(factors, names, chosen, model, seed)
@@ -79,10 +92,15 @@ def rank(
         factors.decompose(
             [(kind, name) for name in names for kind in chosen.kinds], progress=progress
         )
+    priced: dict[str, float] = {}
+    if keep_kl is not None:
+        share, expected = _affordable(factors, names, model, keep_kl, scope, progress)
+        priced = {"keep_kl": keep_kl, "expected_kl": expected}
     kept = _kept(requests, chosen, share, scope)
     recipe = {
         "criterion": criterion,
         "keep_mass": share,
+        **priced,
         "scope": scope,
         "seed": seed if chosen.is_random else None,
         "factors": {
@@ -95,14 +113,51 @@ def rank(
     return Selection(picked, recipe, factors, chosen.kinds)
 
 
-def require_possible(keep_mass: float, *, criterion: str, scope: str) -> float:
-    """Return the share; raise ``ValueError`` unless it and the rest are possible."""
-    share = require_share("keep_mass", keep_mass)
+def require_one(keep_mass: float | None, keep_kl: float | None) -> None:
+    """Raise ``ValueError`` unless one of the two is given."""
+    if (keep_mass is None) == (keep_kl is None):
+        given = "neither" if keep_mass is None else "both"
+        raise ValueError(f"keep_mass: expected either it or keep_kl, got {given}")
+
+
+def require_possible(
+    keep_mass: float | None, keep_kl: float | None = None, *, criterion: str, scope: str
+) -> float:
+    """Return the share, 1 if a divergence is given; raise ``ValueError`` if they cannot be."""
+    share = 1.0 if keep_mass is None else require_share("keep_mass", keep_mass)
     chosen = CRITERIA[require_choice("criterion", criterion, tuple(CRITERIA))]
     require_choice("scope", scope, SCOPES)
     if scope != "target" and not chosen.spans_targets:
         raise ValueError(f"scope: expected 'target' with the control {criterion!r}, got {scope!r}")
+    if keep_kl is not None:
+        if not (math.isfinite(keep_kl) and keep_kl > 0):
+            raise ValueError(f"keep_kl: expected a positive number of nats, got {keep_kl!r}")
+        if criterion != "curvature":
+            raise ValueError(f"keep_kl: expected criterion 'curvature' with it, got {criterion!r}")
     return share
+
+
+def _affordable(
+    factors: Factors,
+    names: Sequence[str],
+    model: nn.Module | None,
+    budget: float,
+    scope: str,
+    shown: bool,
+) -> tuple[float, float]:
+    """The share that ``budget`` nats pay for, and the nats it is expected to cost."""
+    if model is None:
+        raise ValueError("model: expected the fitted model, whose weights keep_kl reads, got None")
+    factors.require_model(model)
+    modules = dict(model.named_modules())
+    prices = []
+    with meter.progress(len(names), unit="target", what="price", shown=shown) as bar:
+        for name in names:
+            prices.append(price_of(factors, name, weight_of(modules[name])))
+            bar.update()
+    if scope == "model":
+        prices = [functools.reduce(operator.add, prices)]
+    return share_within(prices, budget)
 
 
 def choose_targets(
