@@ -91,7 +91,11 @@ FAULTS = {
     "the same product twice": (HEADER, "step.product == 1 ? low", "step.product == 2 ? low"),
     "two pieces in one place": (PLAN, "in_sets + sharer + unit);", "in_sets + unit);"),
     "a piece left out": (PLAN, "set < plan.sets; ++set", "set + 1 < plan.sets; ++set"),
-    "a sharer left out": (PLAN, "if (rest_of(plan, sharer) < rest", "if (sharer < rest"),
+    "a sharer left out": (
+        PLAN,
+        "sharer < plan.clusters - in_sets && rest_of",
+        "sharer + 1 < plan.clusters - in_sets && rest_of",
+    ),
 }
 
 
