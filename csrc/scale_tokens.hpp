@@ -1,5 +1,5 @@
-// Tokens times the roots of their weights, in rows that Hopper's kernel can read: halves, or the sum
-// of two.
+// Tokens times the roots of their weights, in rows that Hopper's kernel can read: halves, or the
+// sum of two.
 #pragma once
 #include <cmath>
 #include <cstdint>

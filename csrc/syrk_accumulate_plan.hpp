@@ -13,17 +13,17 @@ namespace curvedit {
 
 constexpr int kDepth = 64;                             // tokens per step
 constexpr int kMacro = 4 * kDeviceTile * kDeviceTile;  // elements of a macro tile
-constexpr int kPieceCost = 11;    // steps that writing and adding a piece take
-constexpr int kSecondCost = 8;   // steps that a second kernel takes
+constexpr int kPieceCost = 11;                         // steps that writing and adding a piece take
+constexpr int kSecondCost = 8;                         // steps that a second kernel takes
 
 struct Plan {
   int clusters;
-  int units;    // macro tiles of all groups
-  int whole;    // of these, the first ones, which are computed whole
-  int steps;    // of each other unit
-  int sets;     // of pieces
-  int length;   // steps of a piece of a set
-  int rest;     // steps that the sets leave of each unit
+  int units;   // macro tiles of all groups
+  int whole;   // of these, the first ones, which are computed whole
+  int steps;   // of each other unit
+  int sets;    // of pieces
+  int length;  // steps of a piece of a set
+  int rest;    // steps that the sets leave of each unit
 };
 
 struct Piece {
@@ -63,8 +63,8 @@ constexpr Plan plan_of(int side, int groups, int steps, int clusters) {
   const int sets = clusters / units, even = up(static_cast<std::int64_t>(units) * steps, clusters);
   const int alone = up(steps, sets), rest = steps - sets * even;
   const bool has_rest = rest > 0 && even + (1 + up(even, rest)) * kPieceCost < alone + kPieceCost;
-  const int cost = kSecondCost + (has_rest ? even + (1 + up(even, rest)) * kPieceCost
-                                           : alone + kPieceCost);
+  const int cost =
+      kSecondCost + (has_rest ? even + (1 + up(even, rest)) * kPieceCost : alone + kPieceCost);
   if (cost >= steps) return plan;
   plan.whole -= units;
   plan.sets = has_rest ? sets : up(steps, alone);
@@ -103,12 +103,8 @@ CURVEDIT_DEVICE Piece piece_of(const SyrkOnDevice& p, const Plan& plan, int clus
     const int macros = macro_tiles(p.side), unit = cluster + n * plan.clusters;
     const int group = unit / macros;
     const Range tokens = tokens_of_group(p, group);
-    return {false,
-            position(unit % macros, (p.side + 1) / 2, kDeviceBand),
-            group,
-            0,
-            up(tokens.last - tokens.first, kDepth) * p.products,
-            nullptr};
+    return {false, position(unit % macros, (p.side + 1) / 2, kDeviceBand), group,
+            0,     up(tokens.last - tokens.first, kDepth) * p.products,    nullptr};
   }
   const int part = n - mine, units = shared_units(plan), in_sets = plan.sets * units;
   if (cluster < in_sets) {

@@ -43,7 +43,8 @@ TensorMap map_of(const SyrkOnDevice& p, std::uintptr_t x, bool is_bfloat16) {
   return map;
 }
 
-// What a launch with an attribute takes: clusters of two blocks, or a start beside the kernel before.
+// What a launch with an attribute takes: clusters of two blocks, or a start beside the kernel
+// before.
 struct Launch {
   cudaLaunchAttribute attribute{};
   cudaLaunchConfig_t config{};
@@ -78,10 +79,10 @@ int clusters_here() {
   check(cudaGetDevice(&device));
   const auto place = static_cast<std::size_t>(device) % known.size();
   if (known[place]) return known[place];
-  for (const auto kernel : {syrk_accumulate_wgmma<Bfloat16Warpgroup>,
-                            syrk_accumulate_wgmma<Float16Warpgroup>}) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               wgmma::kShared));
+  for (const auto kernel :
+       {syrk_accumulate_wgmma<Bfloat16Warpgroup>, syrk_accumulate_wgmma<Float16Warpgroup>}) {
+    check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, wgmma::kShared));
     Launch launch(dim3(2), wgmma::kThreads, wgmma::kShared, nullptr);
     check(cudaOccupancyMaxActiveClusters(&found, kernel, launch.in_clusters()));
   }

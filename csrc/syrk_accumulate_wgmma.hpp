@@ -17,10 +17,10 @@ namespace wgmma {
 constexpr int kTile = kDeviceTile, kStages = 4;
 constexpr int kConsumers = 256, kThreads = kConsumers + 128;
 constexpr int kColumns = 64;  // of a panel, whose rows are 128 bytes, the span of the swizzle
-constexpr int kPanel = kDepth * kColumns * 2;             // bytes
-constexpr int kLeft = 2 * kPanel, kStage = 3 * kLeft;     // bytes: the rows' panels, then all
-constexpr int kFlush = kDeviceFlush / kDepth;             // steps
-constexpr int kAlignment = 1024;                          // of a swizzled panel
+constexpr int kPanel = kDepth * kColumns * 2;          // bytes
+constexpr int kLeft = 2 * kPanel, kStage = 3 * kLeft;  // bytes: the rows' panels, then all
+constexpr int kFlush = kDeviceFlush / kDepth;          // steps
+constexpr int kAlignment = 1024;                       // of a swizzled panel
 constexpr int kShared = kStages * (kStage + 2 * 8) + kAlignment;
 constexpr int kEarly = 24;  // steps before its end at which a piece asks for the tiles it adds to
 constexpr int kFew = 56, kMany = 224;  // registers of a thread that copies, and that multiplies
@@ -47,9 +47,7 @@ struct Step {
     product = all > 0 ? piece.first / all : 0;
     step = piece.first - product * all;
   }
-  CURVEDIT_DEVICE int first_token() const {
-    return static_cast<int>(tokens.first) + step * kDepth;
-  }
+  CURVEDIT_DEVICE int first_token() const { return static_cast<int>(tokens.first) + step * kDepth; }
   CURVEDIT_DEVICE int size() const {
     return static_cast<int>(tokens.last - tokens.first) - step * kDepth;
   }
@@ -113,8 +111,7 @@ CURVEDIT_DEVICE void feed(const SyrkOnDevice& p, const Plan& plan, const TensorM
       arrive_expecting(barrier, has_left ? kStage : kStage - kLeft);
       for (int panel = 0; panel < 2; ++panel) {
         const int place = panel * kColumns, token = step.first_token();
-        if (has_left)
-          load_box(to + panel * kPanel, left, row * kTile + place, token, barrier);
+        if (has_left) load_box(to + panel * kPanel, left, row * kTile + place, token, barrier);
         load_box_for_both(to + kLeft + (2 * rank + panel) * kPanel, right,
                           (column + rank) * kTile + place, token, barrier);
       }

@@ -99,8 +99,7 @@ inline void cluster_barrier() {
   host::meet(all.barrier, static_cast<int>(all.blocks.size()) * host::block->threads);
 }
 inline void arrive_at(Shared barrier, int rank) {
-  host::CountingBarrier& state =
-      host::barrier_at(barrier, host::block->cluster->blocks.at(rank));
+  host::CountingBarrier& state = host::barrier_at(barrier, host::block->cluster->blocks.at(rank));
   --state.pending;
   state.settle();
 }

@@ -33,8 +33,8 @@ long wrong_of(std::int64_t tokens, int dim, bool is_aligned, bool is_weighted) {
   auto* const out = reinterpret_cast<std::uint16_t*>(
       (reinterpret_cast<std::uintptr_t>(got.data()) + 15) / 16 * 16);
   std::uint16_t* const low = out + tokens * width;
-  const Scaling p{out,    low,  x.data(), is_weighted ? weight.data() : nullptr, tokens, stride,
-                  step,   dim,  width};
+  const Scaling p{out,  low, x.data(), is_weighted ? weight.data() : nullptr, tokens, stride,
+                  step, dim, width};
   host::launch(static_cast<int>((tokens * width / 8 + 255) / 256), 1, 1, 256, 0, [&] {
     if (is_aligned) scale_tokens<From, To, true>(p);
     else scale_tokens<From, To, false>(p);
@@ -59,11 +59,10 @@ int main(int count, char** words) {
   const std::int64_t tokens = std::atoll(words[1]);
   const int dim = std::atoi(words[2]);
   const bool is_aligned = words[3][0] == '1', is_weighted = words[4][0] == '1';
-  const long wrong =
-      wrong_of<Float32Words, Bfloat16Words>(tokens, dim, is_aligned, is_weighted) +
-      wrong_of<Bfloat16Words, Bfloat16Words>(tokens, dim, is_aligned, is_weighted) +
-      wrong_of<Float16Words, Bfloat16Words>(tokens, dim, is_aligned, is_weighted) +
-      wrong_of<Float16Words, Float16Words>(tokens, dim, is_aligned, is_weighted);
+  const long wrong = wrong_of<Float32Words, Bfloat16Words>(tokens, dim, is_aligned, is_weighted) +
+                     wrong_of<Bfloat16Words, Bfloat16Words>(tokens, dim, is_aligned, is_weighted) +
+                     wrong_of<Float16Words, Bfloat16Words>(tokens, dim, is_aligned, is_weighted) +
+                     wrong_of<Float16Words, Float16Words>(tokens, dim, is_aligned, is_weighted);
   std::printf("{\"wrong\": %ld}\n", wrong);
   return wrong != 0;
 }

@@ -18,7 +18,7 @@ struct Case {
   bool weighted, aligned;
   int groups;
   std::int64_t poisoned = 0;  // the last tokens, which belong to no group and hold NaN
-  bool split = false;         // tokens are the sum of two numbers, whose smallest product is left out
+  bool split = false;  // tokens are the sum of two numbers, whose smallest product is left out
 };
 
 template <typename Words, typename Launch>

@@ -56,8 +56,8 @@ int main(int count, char** words) {
   if (count == 2 && std::string(words[1]) == "order") return check_order();
   if (count == 2 && std::string(words[1]) == "shared") return std::printf("%d\n", mma::kShared) < 0;
   if (count != 8) return 2;
-  const Case c{std::atoll(words[1]), std::atoi(words[2]), words[4][0] == '1',
-               words[5][0] == '1', std::atoi(words[7])};
+  const Case c{std::atoll(words[1]), std::atoi(words[2]), words[4][0] == '1', words[5][0] == '1',
+               std::atoi(words[7])};
   const int splits = std::atoi(words[6]);
   return std::string(words[3]) == "bf16" ? run<Bfloat16Words>(c, splits)
                                          : run<Float16Words>(c, splits);

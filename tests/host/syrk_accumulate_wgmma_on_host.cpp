@@ -17,8 +17,9 @@ int run(const Case& c, int clusters) {
     const Plan plan = plan_of(p.side, p.groups, up(p.tokens, kDepth) * p.products, clusters);
     std::vector<float> partial(static_cast<std::size_t>(places_of(plan)) * kMacro, NAN);
     p.partial = partial.data();
-    host::launch(2 * clusters, 1, 1, wgmma::kThreads, wgmma::kShared,
-                 [&] { syrk_accumulate_wgmma<WarpgroupOnHost<Words>>(p, plan, map, other); }, 2);
+    host::launch(
+        2 * clusters, 1, 1, wgmma::kThreads, wgmma::kShared,
+        [&] { syrk_accumulate_wgmma<WarpgroupOnHost<Words>>(p, plan, map, other); }, 2);
     host::launch(kAdders, shared_units(plan), 1, 256, 0, [&] { syrk_add_pieces(p, plan); });
   });
 }
