@@ -5,9 +5,11 @@ position: the factors are moments of scores, so their product approximates the F
 which is the second derivative of the divergence. The sum is tabulated by the components' curvature,
 a few thousand numbers per target, so that any share can be priced.
 
-The factors take layers, positions, and inputs and gradients for independent. They are not: where
-edits are light, the measured divergence is about twice the sum, whatever the layers
-(``tests/test_price.py``), and up to four times where they are heavy. ``RATIO`` makes up for it.
+The factors take layers, positions, and inputs and gradients for independent. They are not: the
+measured divergence of light edits of a well-fitted model was about twice the sum, whatever the
+layers, and up to four times where edits were heavy. ``RATIO`` makes up for the former. Factors of
+too little data take for flat what they have not seen, and there it was up to ten times the sum
+(docs/forgetting.md): the expectation is one of magnitude, to be checked on held-out text.
 """
 
 from collections.abc import Sequence

@@ -53,8 +53,9 @@ def rank(
         keep_mass: Share of the total score to keep, in (0, 1]; 1 leaves every weight unchanged.
         keep_kl: In its place, the KL divergence from the unedited model that the edit may cost: the
             smallest share is kept that is expected to cost no more (``1/2 sum lambda mu C^2`` over
-            the removed components, times 2, which is what was measured). Needs ``model`` and
-            criterion "curvature". The recipe holds the share and ``expected_kl``.
+            the removed components, times 2). An order of magnitude, too low where factors are of
+            little data: measure it. Needs ``model`` and criterion "curvature". The recipe holds the
+            share and ``expected_kl``.
         criterion: "curvature" (the paper); "weighted" (bases and eigenvalues of the norm-weighted
             factors); "ekfac" (the components' own curvature, measured in the curvature basis by
             ``fit(corrected=…)``; keeps any set of components, not a staircase); or a control: "svd"
