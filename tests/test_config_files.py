@@ -212,13 +212,13 @@ def test_refuses_two_flags_that_exclude_each_other(config, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["rank", *words])
     assert stopped.value.code == 2
-    assert "expected only one of ['keep_mass', 'sweep'], got [" in capsys.readouterr().err
+    assert "expected only one of ['keep_mass', 'keep_kl', 'sweep'], got [" in capsys.readouterr().err
 
 
 def test_a_flag_missing_from_file_and_command_line(config, capsys):
     for verb, content, missing in (
         ("fit", FIT | {"model": None}, "required: --model"),
-        ("rank", RANK, "--keep-mass --sweep is required"),
+        ("rank", RANK, "--keep-mass --keep-kl --sweep is required"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main([verb, *config(content)])

@@ -12,7 +12,7 @@ import torch
 
 import curvedit
 from curvedit import Factors, Passages, Report, Suite, evaluate
-from curvedit.report import Metric, Metrics
+from curvedit.report import Metric, Metrics, verdict
 from curvedit.report.svg import Axis
 from curvedit.selection import TargetSummary, summarise_selection
 
@@ -262,3 +262,18 @@ def test_ticks_lie_within_the_axis():
     assert Axis(1, 1000, 0, 100, log=True).ticks(4) == [1, 10, 100, 1000]
     assert Axis(1, 1000, 0, 90, log=True).at(10) == pytest.approx(30)
     assert Axis(0, 1, 0, 100).at(7) == 100
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        (None, "rose from 3.72 to 3.94 (their intervals overlap) (+5.9 %)"),
+        ((0.21, 0.24), "rose from 3.72 to 3.94 (+5.9 %)"),
+        ((-0.1, 0.5), "to 3.94 (the interval of the difference includes 0) (+5.9 %)"),
+    ],
+)
+def test_the_sentence_goes_by_the_paired_difference(interval, said):
+    before = {"perplexity": Metric(3.72, 3.6, 3.84)}
+    after = {"perplexity": Metric(3.94, 3.81, 4.07)}
+    differences = {} if interval is None else {"perplexity": Metric(0.22, *interval)}
+    assert said in verdict.sentence(before, after, {}, differences)

@@ -93,7 +93,8 @@ def _header(
         f'<div class="from">{escape(tile.note)}</div></div>'
         for tile in tiles(before, after)
     )
-    lead = sentence(before, after, document["data"]).replace(" %", "\u00a0%")
+    changes = Metrics.from_json(document.get("differences", {}).get("after", {}))
+    lead = sentence(before, after, document["data"], changes).replace(" %", "\u00a0%")
     return (
         f'<header><div class="kicker">curvedit report</div><h1>{escape(title)}</h1>'
         f'<p class="lead">{escape(lead)}</p>'

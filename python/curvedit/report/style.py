@@ -73,5 +73,8 @@ svg text { font-family: inherit; font-size: 11px; fill: #68707c;
   font-variant-numeric: tabular-nums; }
 svg text.strong { fill: #1d2329; font-weight: 600; }
 @media print { body { background: #fff; } .card, .tile, .sheet { break-inside: avoid; } }
-@media (max-width: 560px) { .panels, .panels.two, .columns, .pair { grid-template-columns: 1fr; } }
+@media (max-width: 560px) {
+  .panels, .panels.two, .columns, .pair { grid-template-columns: 1fr; }
+  td .what { min-width: 11em; }
+}
 """

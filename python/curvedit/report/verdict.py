@@ -37,8 +37,9 @@ def sentence(
     before: Mapping[str, Metric],
     after: Mapping[str, Metric] | None,
     data: Mapping[str, Mapping[str, int]],
+    differences: Mapping[str, Metric],
 ) -> str:
-    """What happened, in one or two sentences."""
+    """What happened, in one or two sentences; ``differences`` are after less before, paired."""
     if after is None:
         return "Measurements of the unedited model; no edit has been measured against it yet."
     parts = []
@@ -46,14 +47,14 @@ def sentence(
     if "strict" in both:
         count = data.get("passages", {}).get("passages")
         of = f" of {count:,} passages" if count else ""
-        moved = _moved("strict", before["strict"], after["strict"])
+        moved = _moved("strict", before["strict"], after["strict"], differences)
         parts.append(f"Verbatim recitation {moved}{of}")
     if "perplexity" in both:
         change = after["perplexity"].value / before["perplexity"].value - 1
-        moved = _moved("perplexity", before["perplexity"], after["perplexity"])
+        moved = _moved("perplexity", before["perplexity"], after["perplexity"], differences)
         parts.append(f"perplexity {moved} ({100 * change:+.1f} %)")
     parts += [
-        f"{_lowered(meaning_of(key).label)} {_moved(key, before[key], after[key])}"
+        f"{_lowered(meaning_of(key).label)} {_moved(key, before[key], after[key], differences)}"
         for key in both
         if meaning_of(key).headline and key not in _FIRST
     ]
@@ -99,14 +100,18 @@ def caveats(
     ]
 
 
-def _moved(key: str, before: Metric, after: Metric) -> str:
+def _moved(key: str, before: Metric, after: Metric, differences: Mapping[str, Metric]) -> str:
     """``fell from … to …``, and whether the intervals leave that open."""
     first, second = number(key, before.value), number(key, after.value)
     if first == second:
         return f"stayed at {second}"
-    verb = "fell" if after.value < before.value else "rose"
-    overlap = after.low <= before.high and before.low <= after.high
-    return f"{verb} from {first} to {second}{' (their intervals overlap)' if overlap else ''}"
+    verb, doubt = "fell" if after.value < before.value else "rose", ""
+    if key in differences:
+        if differences[key].low <= 0 <= differences[key].high:
+            doubt = " (the interval of the difference includes 0)"
+    elif after.low <= before.high and before.low <= after.high:
+        doubt = " (their intervals overlap)"
+    return f"{verb} from {first} to {second}{doubt}"
 
 
 def _lowered(label: str) -> str:
