@@ -212,7 +212,8 @@ def test_refuses_two_flags_that_exclude_each_other(config, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["rank", *words])
     assert stopped.value.code == 2
-    assert "expected only one of ['keep_mass', 'keep_kl', 'sweep'], got [" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "expected only one of ['keep_mass', 'keep_kl', 'sweep'], got [" in said
 
 
 def test_a_flag_missing_from_file_and_command_line(config, capsys):
