@@ -239,11 +239,18 @@ def hopper(gpu, monkeypatch):
 
     launches = []
 
-    def accumulate(out, x, weight, offsets):
-        launches.append(x.dtype)
-        syrk_accumulate_torch.syrk_accumulate(out, x, weight, offsets)
+    def scaled(x, weight):
+        if weight is not None:
+            x = torch.where(weight[:, None] > 0, x * weight[:, None].sqrt(), 0).to(x.dtype)
+        return (x,)
 
-    monkeypatch.setattr(cuda_wgmma, "_accumulate", accumulate)
+    def launch(out, parts, offsets):
+        launches.append(parts[0].dtype)
+        syrk_accumulate_torch.syrk_accumulate(out, parts[0], None, offsets)
+
+    monkeypatch.setattr(cuda_wgmma, "_scaled", scaled)
+    monkeypatch.setattr(cuda_wgmma, "_launch", launch)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)

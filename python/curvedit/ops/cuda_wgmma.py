@@ -11,6 +11,7 @@ from torch import Tensor
 
 import curvedit._C as _C
 from curvedit.kernels.contract import in_memory, in_order
+from curvedit.kernels.splits import in_two_calls
 from curvedit.ops.cuda import DTYPES, address, wait_if_debugging
 
 _TOKENS = 16384  # copied at a time: as many as the kernel adds before it flushes its registers
@@ -30,23 +31,6 @@ def syrk_accumulate(
     Raises:
         RuntimeError: CUDA refused the launch; the message is CUDA's own.
     """
-    _accumulate(out, x, weight, offsets)
-
-
-def syrk_accumulate_pair(
-    out: Tensor,  # as syrk_accumulate's
-    out_weighted: Tensor,  # as out
-    x: Tensor,  # (tokens, d)
-    weight: Tensor,  # (tokens,) float32, >= 0
-    mask: Tensor | None = None,  # (tokens,) float32, 0 for tokens left out of out
-    offsets: Tensor | None = None,  # (groups + 1,) int64
-) -> None:
-    """Add ``sum_t x_t x_t^T`` to ``out`` and ``sum_t w_t x_t x_t^T`` to ``out_weighted``."""
-    _accumulate(out, x, mask, offsets)
-    _accumulate(out_weighted, x, weight, offsets)
-
-
-def _accumulate(out: Tensor, x: Tensor, weight: Tensor | None, offsets: Tensor | None) -> None:
     x = in_memory(x)
     weight, offsets = (None if each is None else in_order(each) for each in (weight, offsets))
     with torch.cuda.device(x.device):
@@ -60,6 +44,9 @@ def _accumulate(out: Tensor, x: Tensor, weight: Tensor | None, offsets: Tensor |
                 share = None if weight is None else weight[part]
                 _launch(out, _scaled(x[part], share), None)
         wait_if_debugging()
+
+
+syrk_accumulate_pair = in_two_calls(syrk_accumulate)
 
 
 def _can_be_read(x: Tensor) -> bool:
