@@ -22,7 +22,7 @@ from curvedit.report import Kept, Meaning, Metric
 
 EXACT = 32  # likeliest tokens kept of each position
 DRAWN = 32  # tokens drawn from the rest
-_POSITIONS = 32  # whose whole distributions are worked on at once
+_POSITIONS = 32  # whose whole distributions a baseline works on at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +78,10 @@ class _Keeper:
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
         self._seen = 0
 
-    def __call__(self, logits: Tensor) -> None:
-        """Take the logits (n, V) of the next positions."""
-        for piece in logits.split(_POSITIONS):
-            logs = piece.double().log_softmax(-1)
+    def __call__(self, logits: Tensor, total: Tensor) -> None:
+        """Take the logits (n, V) of the next positions and their logsumexp (n,)."""
+        for piece, each in zip(logits.split(_POSITIONS), total.split(_POSITIONS), strict=True):
+            logs = piece.double() - each.double()[:, None]
             top = logs.topk(min(EXACT, logs.shape[-1]), dim=-1)
             ids, rest = top.indices, torch.zeros(len(logs), dtype=torch.float64)
             if logs.shape[-1] > EXACT:
@@ -107,27 +107,26 @@ class _Comparer:
         self._kept, self._seen = kept, 0
         self._found: list[Tensor] = []
 
-    def __call__(self, logits: Tensor) -> None:
-        """Take the logits (n, V) of the next positions."""
+    def __call__(self, logits: Tensor, total: Tensor) -> None:
+        """Take the logits (n, V) of the next positions and their logsumexp (n,)."""
         kept = self._kept
-        for piece in logits.split(_POSITIONS):
-            here = slice(self._seen, self._seen + len(piece))
-            ids = torch.from_numpy(kept.ids[here]).long()
-            if len(ids) != len(piece) or int(ids.max()) >= piece.shape[-1]:
-                raise ValueError(
-                    "baseline: expected one measured on the same text with the same vocabulary, "
-                    f"got one that differs at position {self._seen}; measure it again"
-                )
-            own = piece.double().log_softmax(-1).gather(1, ids.to(piece.device)).float().cpu()
-            logs = torch.from_numpy(kept.logs[here])
-            ratio = (logs - own).double()
-            terms = logs[:, : kept.exact].double().exp() * ratio[:, : kept.exact]
-            found = terms.sum(1)
-            if ids.shape[1] > kept.exact:
-                rest = torch.from_numpy(kept.rest[here]).double()
-                found = found + rest * ratio[:, kept.exact :].mean(1)
-            self._found.append(found)
-            self._seen += len(piece)
+        here = slice(self._seen, self._seen + len(logits))
+        ids = torch.from_numpy(kept.ids[here]).long()
+        if len(ids) != len(logits) or int(ids.max()) >= logits.shape[-1]:
+            raise ValueError(
+                "baseline: expected one measured on the same text with the same vocabulary, "
+                f"got one that differs at position {self._seen}; measure it again"
+            )
+        own = logits.gather(1, ids.to(logits.device)).double() - total.double()[:, None]
+        logs = torch.from_numpy(kept.logs[here])
+        ratio = (logs - own.float().cpu()).double()
+        terms = logs[:, : kept.exact].double().exp() * ratio[:, : kept.exact]
+        found = terms.sum(1)
+        if ids.shape[1] > kept.exact:
+            rest = torch.from_numpy(kept.rest[here]).double()
+            found = found + rest * ratio[:, kept.exact :].mean(1)
+        self._found.append(found)
+        self._seen += len(logits)
 
     def divergences(self) -> npt.NDArray[np.float64]:
         """KL divergence at each position, (positions,)."""

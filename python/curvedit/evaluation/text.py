@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from curvedit.data import (
@@ -35,6 +34,9 @@ from curvedit.models import (
 
 _LOGITS_BYTES = 1 << 28  # of one forward pass, unless a single window needs more
 _POSITIONS = 1024  # whose logits are held in float32 at once
+
+# Sees the logits (n, V) of the next positions, and their logsumexp (n,).
+Watch = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ class TextMeasure(Measure):
         found: Tensor = run.shared(("probe", id(text)), first)
         return found
 
-    def watch(self, run: Run) -> Callable[[Tensor], None] | None:  # noqa: ARG002
-        """What is to see the logits (n, V) of all positions in order, piece by piece."""
+    def watch(self, run: Run) -> Watch | None:  # noqa: ARG002
+        """What is to see all positions in order, piece by piece."""
         return None
 
     def read(self, model: nn.Module, run: Run) -> TextMeasurement:
@@ -162,7 +164,7 @@ def measure_text(
     *,
     name: str,
     depth: int,
-    watches: Sequence[Callable[[Tensor], None]] = (),
+    watches: Sequence[Watch] = (),
     done: Callable[[int], None] = lambda _: None,
 ) -> TextMeasurement:
     """Losses per window and the ``depth`` most likely tokens per loss term.
@@ -174,7 +176,7 @@ def measure_text(
         batches: As ``fit`` takes them.
         name: What messages call the text.
         depth: 0 keeps no tokens.
-        watches: See the logits (n, V) of all positions in order, piece by piece.
+        watches: See all positions in order, piece by piece.
         done: Told the number of tokens that were read, after each piece.
 
     Raises:
@@ -269,7 +271,7 @@ def _measure_part(
     part: Batch,
     depth: int,
     where: str,
-    watches: Sequence[Callable[[Tensor], None]],
+    watches: Sequence[Watch],
 ) -> tuple[Tensor, Tensor]:
     """Summed loss per window (float64) and top tokens per loss term, on the CPU."""
     counted = _terms(part)
@@ -292,12 +294,13 @@ def _measure_part(
         here = slice(start, start + _POSITIONS)
         piece = logits[row[here], position[here] - offset]
         piece = piece.float() if piece.dtype.itemsize < 4 else piece
-        terms = F.cross_entropy(piece, labels[here], reduction="none")
+        total = piece.logsumexp(-1)
+        terms = total - piece.gather(1, labels[here][:, None])[:, 0]
         if not terms.isfinite().all():
             raise ValueError(f"{where}: the model's logits are not finite there; check its weights")
         loss.index_add_(0, row[here], terms.double())
         for watch in watches:
-            watch(piece)
+            watch(piece, total)
         best.append(piece.topk(min(depth, piece.shape[-1]), dim=-1).indices.int().cpu())
     return loss.cpu(), torch.cat(best)
 
