@@ -7,7 +7,8 @@ from typing import Any
 from curvedit.report import figures
 from curvedit.report.figures import Entry
 from curvedit.report.metrics import Metric, Metrics, meaning_of, spell
-from curvedit.report.style import AFTER, BEFORE, CONTROLS, CSS
+from curvedit.report.parts import facts, flat, warnings_box, whole_page
+from curvedit.report.style import AFTER, BEFORE, CONTROLS
 from curvedit.report.verdict import caveats, headline, sentence, tiles
 from curvedit.selection import TargetSummary
 
@@ -23,7 +24,7 @@ def render(document: Mapping[str, Any]) -> str:
     title = headline(document)
     body = [
         _header(document, columns, title, targets),
-        _warnings(document["warnings"]),
+        warnings_box(document["warnings"]),
         _metrics(document, columns),
         _panels(columns),
         _figures(targets),
@@ -31,16 +32,7 @@ def render(document: Mapping[str, Any]) -> str:
         _provenance(document),
         _limits(document),
     ]
-    versions = " · ".join(f"{name} {version}" for name, version in document["tool"].items())
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        f"<title>{escape(title)}</title>"
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<style>{CSS}</style></head><body><main>\n"
-        + "\n".join(part for part in body if part)
-        + "\n"
-        f"<footer>{escape(versions)}</footer></main></body></html>\n"
-    )
+    return whole_page(title, body, document["tool"])
 
 
 def _columns(document: Mapping[str, Any]) -> Columns:
@@ -100,13 +92,6 @@ def _header(
         f'<p class="lead">{escape(lead)}</p>'
         f'<p class="sub">{escape(" · ".join(facts))}</p><div class="tiles">{cards}</div></header>'
     )
-
-
-def _warnings(warnings: Sequence[str]) -> str:
-    if not warnings:
-        return ""
-    rows = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return f'<div class="warnings"><strong>Warnings</strong><ul>{rows}</ul></div>'
 
 
 def _metrics(document: Mapping[str, Any], columns: Columns) -> str:
@@ -281,10 +266,10 @@ def _target_cells(target: TargetSummary, changed: bool) -> Iterable[str]:
 
 def _provenance(document: Mapping[str, Any]) -> str:
     blocks = [
-        _facts("Recipe", document["recipe"]),
-        _facts("Model", document["model"]),
-        _facts("Data, SHA-256", document["hashes"]),
-        _facts("Made with", document["tool"]),
+        facts("Recipe", document["recipe"]),
+        facts("Model", document["model"]),
+        facts("Data, SHA-256", document["hashes"]),
+        facts("Made with", document["tool"]),
     ]
     return (
         "<section><h2>How it was made</h2>"
@@ -292,30 +277,6 @@ def _provenance(document: Mapping[str, Any]) -> str:
         f'<div class="columns">{"".join(block for block in blocks if block)}</div>'
         f"{_stages(document['stages'])}</section>"
     )
-
-
-def _facts(title: str, facts: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f'<tr><td class="key">{escape(key)}</td><td class="text mono">{escape(value)}</td></tr>'
-        for key, value in _flat(facts)
-    )
-    return (
-        f'<div class="sheet"><h3>{title}</h3><table><tbody>{rows}</tbody></table></div>'
-        if rows
-        else ""
-    )
-
-
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Nested facts as rows; absent ones are left out."""
-    for key, value in facts.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif value is not None and value != "":
-            yield (
-                f"{prefix}{key}",
-                ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value),
-            )
 
 
 def _stages(stages: Mapping[str, Mapping[str, Any]]) -> str:
@@ -327,7 +288,7 @@ def _stages(stages: Mapping[str, Mapping[str, Any]]) -> str:
         share = 100 * stage["seconds"] / longest
         peak = stage.get("peak_memory_bytes")
         memory = "–" if peak is None else f"{peak / 2**30:.2f} GiB"
-        backend = ", ".join(f"{key}: {value}" for key, value in _flat(stage.get("backend") or {}))
+        backend = ", ".join(f"{key}: {value}" for key, value in flat(stage.get("backend") or {}))
         rows.append(
             f'<tr><td>{escape(name)}</td><td class="number">{stage["seconds"]:,.1f} s</td>'
             f'<td style="width:34%"><div class="bar" style="width:{share:.1f}%"></div></td>'

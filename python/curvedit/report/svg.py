@@ -75,11 +75,14 @@ def line(
     )
 
 
-def path(points: Sequence[tuple[float, float]], colour: str, width: float = 1.6) -> str:
+def path(
+    points: Sequence[tuple[float, float]], colour: str, width: float = 1.6, dash: str = ""
+) -> str:
     """A line through points."""
+    dashes = f' stroke-dasharray="{dash}"' if dash else ""
     spelled = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     return (
-        f'<path d="M{spelled}" fill="none" stroke="{colour}" stroke-width="{width:g}" '
+        f'<path d="M{spelled}" fill="none" stroke="{colour}" stroke-width="{width:g}"{dashes} '
         'stroke-linejoin="round"/>'
     )
 
