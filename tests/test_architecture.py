@@ -30,7 +30,7 @@ ROOMS = [
     {"evaluation"},
     {"bench", "doctor", "mining"},
     {"__init__"},
-    {"demo"},
+    {"study", "demo"},
     {"cli"},
     {"__main__"},
 ]

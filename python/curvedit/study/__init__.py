@@ -1,0 +1,1 @@
+"""The study: edits of one model side by side, matched in forgetting, compared in price."""
