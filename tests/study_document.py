@@ -109,8 +109,8 @@ def layer_map(draw):
     return {
         "kinds": KINDS,
         "layers": list(range(LAYERS)),
-        "label_free": {"right": grid(lost), "kl": grid(nats)},
-        "targeted": {"right": grid(lost), "kl": grid(nats)},
+        "label_free": {"forgotten": grid(lost), "kl": grid(nats)},
+        "targeted": {"forgotten": grid(lost), "kl": grid(nats)},
         "predictors": {
             "mass above the cut": {
                 "values": grid(lambda layer, kind: lost(layer, kind) * 900),

@@ -152,7 +152,7 @@ def test_numbers_that_are_not_finite_are_left_out(document):
         arm["change"] = float("inf")
         arm["strength"] = None
     document["map"]["label_free"]["kl"][0][0] = 0.0
-    document["map"]["targeted"]["right"][0][0] = None
+    document["map"]["targeted"]["forgotten"][0][0] = None
     document["contrasts"][0]["ratio"] = None
     document["goals"][0] |= {"figure": None, "met": None}
     body = page.render(document).split("</style>")[1]
@@ -171,8 +171,8 @@ def test_prices_fall_back_to_kl_where_perplexity_fell(document):
     assert "KL divergence, nats" in text_of(page.render(document))
 
 
-def test_the_map_divides_by_kl_and_marks_the_proposed_layers():
-    grid = page_map.per_nat([[0.2, 0.1], [0.3, None]], [[0.1, 0.0], [0.1, 0.1]])
+def test_the_map_divides_by_the_root_of_kl_and_marks_the_proposed_layers():
+    grid = page_map.worth([[0.2, 0.1], [0.3, None]], [[0.01, 0.0], [0.01, 0.1]])
     assert grid[0] == [2.0, None]
     assert grid[1] == [pytest.approx(3.0), None]
     drawn = page_map.heat(grid, [4, 5], ["up_proj", "down_proj"], {5}, "label")

@@ -25,6 +25,7 @@ from curvedit.cli.mine import MINE
 from curvedit.cli.project import PROJECT
 from curvedit.cli.rank import RANK
 from curvedit.cli.run import RUN
+from curvedit.cli.study import STUDY
 from curvedit.cli.verb import Options, say
 from curvedit.cli.yaml_files import ConfigError
 
@@ -38,6 +39,7 @@ VERBS = {  # in the order of --help
         EVALUATE,
         RUN,
         MINE,
+        STUDY,
         DEMO,
         MERGE,
         INSPECT,

@@ -6,6 +6,7 @@ The measures: one file for each. A new one is a file here and a row below.
 from curvedit.data import Passages
 from curvedit.evaluation.accuracy import Accuracy
 from curvedit.evaluation.agreement import Agreement
+from curvedit.evaluation.bootstrap import paired_difference, ratio
 from curvedit.evaluation.decoding import greedy_continuations
 from curvedit.evaluation.divergence import Divergence
 from curvedit.evaluation.extraction_strength import ExtractionStrength
@@ -52,7 +53,9 @@ __all__ = [
     "evaluate",
     "forced",
     "greedy_continuations",
+    "paired_difference",
     "perturbed",
+    "ratio",
     "recites",
     "shifted",
     "shorter",

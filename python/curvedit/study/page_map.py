@@ -21,8 +21,8 @@ def section(found: Mapping[str, Any]) -> str:
     cards = []
     for key, name in _NAMES.items():
         if found.get(key):
-            grid = per_nat(found[key]["right"], found[key]["kl"])
-            label = "share of tokens right lost per nat of KL" + _unit(grid)
+            grid = worth(found[key]["forgotten"], found[key]["kl"])
+            label = "loss gained on recited suffixes, per root of a nat of KL" + _unit(grid)
             cards.append(
                 _card(name, label, heat(grid, layers, kinds, proposed, f"{name}: {label}"))
             )
@@ -50,16 +50,19 @@ def _card(title: str, sub: str, drawing: str) -> str:
     )
 
 
-def per_nat(right: Sequence[Sequence[Any]], nats: Sequence[Sequence[Any]]) -> Grid:
-    """Right lost over KL, cell by cell; None where either is unknown or the KL is not positive."""
+def worth(forgotten: Sequence[Sequence[Any]], nats: Sequence[Sequence[Any]]) -> Grid:
+    """Forgotten over the root of the KL, by cell; None where one is unknown or the KL is not > 0.
+
+    A change forgets in proportion to its length and costs in proportion to the square.
+    """
     return [
         [
             None
             if (lost := finite(one)) is None or (cost := finite(other)) is None or cost <= 0
-            else lost / cost
+            else lost / cost**0.5
             for one, other in zip(row, costs, strict=True)
         ]
-        for row, costs in zip(right, nats, strict=True)
+        for row, costs in zip(forgotten, nats, strict=True)
     ]
 
 
