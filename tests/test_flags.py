@@ -122,6 +122,11 @@ FLAGS = {
         --device NAME
         {NO_PROGRESS}
     """,
+    "convert": f"""{EVERY_VERB}
+        model FILE.gguf required
+        --out DIR required
+        --dtype = 'float32' of float32|bfloat16|float16
+    """,
     "demo": f"""{EVERY_VERB}
         --out DIR = 'demo'
         {NO_PROGRESS}

@@ -23,7 +23,10 @@ from curvedit.report import Report
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", required=True, metavar="DIR", help="the edited checkpoint, or those of a sweep"
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="the edited checkpoint, or those of a sweep; or a .gguf file",
     )
     parser.add_argument("--baseline", metavar="DIR", help="the unedited checkpoint")
     parser.add_argument("--out", required=True, metavar="DIR", help="new report directory")

@@ -16,7 +16,7 @@ from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag, req
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", required=True, metavar="DIR", help="checkpoint directory or hub name"
+        "--model", required=True, metavar="DIR", help="checkpoint directory, hub name or .gguf file"
     )
     parser.add_argument(
         "--data",

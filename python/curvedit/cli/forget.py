@@ -11,7 +11,7 @@ from curvedit.cli.places import require_kind, require_place, require_room, size_
 from curvedit.cli.skeleton import read_skeleton, require_data_fits, require_passages_fit
 from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag, require_at_least
 from curvedit.factors import Factors
-from curvedit.models import match_names
+from curvedit.models import conversion_hint, match_names
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +69,7 @@ def _prepare(options: Options) -> Job:
     if not Path(options.model).is_dir():
         raise FileNotFoundError(
             f"model: expected a checkpoint directory with safetensors, got {options.model}"
+            f"{conversion_hint(options.model)}"
         )
     require_room(out, size_of(options.model))
     place = require_kind("factors", Path(options.factors), "a factor directory", "fit")

@@ -39,7 +39,7 @@ def add_dtype_flag(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="auto",
         choices=["auto", "float32", "bfloat16", "float16"],
-        help="precision to load the model in (auto: the checkpoint's own)",
+        help="precision to load the model in (auto: the checkpoint's own; of a .gguf file float32)",
     )
 
 
@@ -52,7 +52,7 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def load_model(path: str, options: Options) -> nn.Module:
-    """The model of a checkpoint directory or hub name."""
+    """The model of a checkpoint directory, hub name or GGUF file."""
     return models.load_model(path, dtype=options.dtype, device=options.device)
 
 

@@ -13,7 +13,9 @@ from curvedit.mining import Mined
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="checkpoint directory or hub name")
+    parser.add_argument(
+        "model", metavar="MODEL", help="checkpoint directory, hub name or .gguf file"
+    )
     parser.add_argument(
         "--corpus",
         required=True,

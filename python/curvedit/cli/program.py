@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from curvedit.cli import parsing
 from curvedit.cli.bench import BENCH
+from curvedit.cli.convert import CONVERT
 from curvedit.cli.demo import DEMO
 from curvedit.cli.doctor import DOCTOR
 from curvedit.cli.errors import explain
@@ -39,6 +40,7 @@ VERBS = {  # in the order of --help
         EVALUATE,
         RUN,
         MINE,
+        CONVERT,
         STUDY,
         DEMO,
         MERGE,

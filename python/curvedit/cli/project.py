@@ -13,6 +13,7 @@ from curvedit.cli.config import record
 from curvedit.cli.places import kind_of, members, require_kind, require_place, require_room, size_of
 from curvedit.cli.verb import Job, Options, Result, Verb
 from curvedit.files import new_directory
+from curvedit.models import conversion_hint
 from curvedit.selection import load_selection
 
 
@@ -53,6 +54,7 @@ def _prepare(options: Options, made: frozenset[str] = frozenset()) -> Job:
     if not Path(options.model).is_dir():
         raise FileNotFoundError(
             f"model: expected a checkpoint directory with safetensors, got {options.model}"
+            f"{conversion_hint(options.model)}"
         )
     require_room(out, max(1, len(sweep)) * size_of(options.model))
     for place in sweep:

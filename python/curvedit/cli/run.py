@@ -70,6 +70,7 @@ def _prepare(options: Options) -> Job:
     if not Path(model).is_dir():
         raise FileNotFoundError(
             f"model: expected a checkpoint directory, of which project writes a copy, got {model}"
+            f"{models.conversion_hint(model)}"
         )
     earlier = _earlier(out)
     if earlier is None:

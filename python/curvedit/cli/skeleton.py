@@ -11,7 +11,7 @@ from torch import nn
 from curvedit.cli.errors import first_line
 from curvedit.data import Passages, TokenBatches
 from curvedit.evaluation import Suite
-from curvedit.models import require_fits
+from curvedit.models import is_gguf, model_class, require_fits
 
 
 class Skeleton:
@@ -32,26 +32,29 @@ class Skeleton:
 
 
 def read_skeleton(name: str, path: str, *, modules: bool = False) -> Skeleton:
-    """Read the configuration of a checkpoint directory or hub name.
+    """Read the configuration of a checkpoint directory, hub name or GGUF file.
 
     Args:
         name: The caller's argument, for messages.
-        path: The directory or hub name.
+        path: The directory, hub name or file.
         modules: Build the modules too, on the meta device.
 
     Raises:
         FileNotFoundError: there is no configuration.
         ValueError: the configuration is not usable.
-        ModuleNotFoundError: transformers is not installed.
+        ModuleNotFoundError: transformers is not installed; or, for a GGUF file, gguf or accelerate.
     """
+    if is_gguf(path):
+        architecture, config = model_class(path, name)
+        _quiet()
+        return Skeleton(config, _built(architecture, config) if modules else None)
     try:
         import transformers
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{name}: loading a checkpoint directory needs transformers; pip install 'curvedit[hf]'"
         ) from error
-    if not sys.stderr.isatty():  # where its bars would fill a log
-        transformers.utils.logging.disable_progress_bar()
+    _quiet()
     place = Path(path)
     looks_local = place.exists() or place.is_absolute() or path.startswith((".", "~"))
     if (looks_local or path.count("/") > 1) and not (place / "config.json").is_file():
@@ -65,13 +68,20 @@ def read_skeleton(name: str, path: str, *, modules: bool = False) -> Skeleton:
             f"{name}: expected a checkpoint directory with config.json, or the name of one on the "
             f"hub that can be reached, got {path} ({first_line(error)})"
         ) from error
-    return Skeleton(config, _built(transformers, config) if modules else None)
-
-
-def _built(transformers: Any, config: Any) -> nn.Module | None:
-    """The modules of the class that the configuration names; None if they need real memory."""
     names = getattr(config, "architectures", None) or []
     architecture = getattr(transformers, names[0], None) if names else None
+    return Skeleton(config, _built(architecture, config) if modules else None)
+
+
+def _quiet() -> None:
+    import transformers
+
+    if not sys.stderr.isatty():  # where its bars would fill a log
+        transformers.utils.logging.disable_progress_bar()
+
+
+def _built(architecture: Any, config: Any) -> nn.Module | None:
+    """The modules of a class that a configuration names; None if they need real memory."""
     if architecture is None:
         return None  # loading says what is wrong
     try:

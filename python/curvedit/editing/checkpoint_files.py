@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from curvedit.editing.stored import StoredTensor, stored_tensors
-from curvedit.models import read_object
+from curvedit.models import conversion_hint, read_object
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -50,7 +50,9 @@ def read_checkpoint(source: Path) -> Checkpoint:
             or a symlink leads out of it.
     """
     if not source.is_dir():
-        raise FileNotFoundError(f"model: expected a checkpoint directory, got {source}")
+        raise FileNotFoundError(
+            f"model: expected a checkpoint directory, got {source}{conversion_hint(source)}"
+        )
     directory = source.resolve()
     if (directory / "adapter_config.json").exists():
         raise ValueError(

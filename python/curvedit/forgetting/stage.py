@@ -29,7 +29,9 @@ from curvedit.forgetting.outcome import Bounds, Recited
 from curvedit.forgetting.subject import Data, Subject
 from curvedit.forgetting.weights import Weights
 from curvedit.models import (
+    conversion_hint,
     frozen,
+    is_gguf,
     load_model,
     match_names,
     require_fits,
@@ -126,6 +128,11 @@ def forget(
         if out is None:
             raise ValueError("out: expected a new directory for an edited checkpoint, got None")
         require_outside(Path(out), Path(model))
+        if is_gguf(model):
+            raise FileNotFoundError(
+                f"model: expected a checkpoint directory with safetensors, got {model}"
+                f"{conversion_hint(model)}"
+            )
         module = load_model(model)
     for name, given in (("passages", passages), ("retain", retain), ("holdout", holdout)):
         _require_fits(name, module, given)

@@ -21,7 +21,9 @@ from curvedit.models.calling import (
     vocabulary_of,
 )
 from curvedit.models.causality import CausalityError, require_causal
+from curvedit.models.conversion import DTYPES, convert_gguf
 from curvedit.models.coverage import CoverageRow, coverage_rows, fitted_share, passed_over
+from curvedit.models.gguf_files import conversion_hint, is_gguf
 from curvedit.models.linear_maps import (
     find_targets,
     is_linear_map,
@@ -29,17 +31,20 @@ from curvedit.models.linear_maps import (
     weight_hash,
     weight_of,
 )
-from curvedit.models.loading import load_model, load_tokenizer, read_object
+from curvedit.models.loading import load_model, load_tokenizer, model_class, read_object
 from curvedit.models.skeleton import parameter_names
 from curvedit.models.threads import exclusive
 
 __all__ = [
+    "DTYPES",
     "CausalityError",
     "CoverageRow",
     "Stack",
     "accepts",
     "bypassed",
     "call",
+    "conversion_hint",
+    "convert_gguf",
     "counts_from_zero",
     "coverage_rows",
     "default_logits_bytes",
@@ -52,6 +57,7 @@ __all__ = [
     "frozen",
     "hidden_of",
     "identity_of",
+    "is_gguf",
     "is_linear_map",
     "language_logits",
     "load_model",
@@ -59,6 +65,7 @@ __all__ = [
     "logits_of",
     "match_names",
     "measuring",
+    "model_class",
     "parameter_names",
     "passed_over",
     "pieces",

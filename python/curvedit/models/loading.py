@@ -1,16 +1,28 @@
-"""Loads a model and its tokenizer from a Hugging Face checkpoint, for the command line.
+"""Loads a model and its tokenizer from a Hugging Face checkpoint or a GGUF file.
 
 Nothing that is loaded runs code of its own: no remote code, no pickled weights.
 """
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from curvedit.models.gguf_files import (
+    dequantised,
+    holds_tokenizer,
+    is_gguf,
+    require_gguf,
+    source_of,
+    stamp_of,
+    without_bars,
+)
 
 
 def _transformers() -> Any:
@@ -24,11 +36,13 @@ def _transformers() -> Any:
 
 
 def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = None) -> nn.Module:
-    """Load a checkpoint directory or hub name as the class that its config names.
+    """Load a checkpoint directory or hub name as the class that its config names, or a GGUF file.
 
     Args:
-        path: A directory written by ``save_pretrained``, or a hub name.
-        dtype: "auto" for the checkpoint's own dtype, or "float32", "bfloat16", "float16".
+        path: A directory written by ``save_pretrained``, a hub name, or a file that ends in
+            ``.gguf``, whose weights are dequantised.
+        dtype: "auto" for the checkpoint's own dtype (float32 for a GGUF file), or "float32",
+            "bfloat16", "float16".
         device: "cpu", "cuda", …; None uses CUDA if it is available.
 
     Returns:
@@ -36,28 +50,37 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = No
 
     Raises:
         FileNotFoundError: a path that looks local does not exist, or has no safetensors.
-        ModuleNotFoundError: transformers is not installed.
+        ModuleNotFoundError: transformers is not installed; or, for a GGUF file, gguf or accelerate.
         ValueError: the device is not there; or the config is damaged, names no class of
             transformers, or is that of a quantised model or an encoder-decoder; or the checkpoint
-            lacks tensors of that class or cannot be read.
+            lacks tensors of that class or cannot be read; or the GGUF file is damaged, or of an
+            architecture that transformers does not read from such files.
         OSError: a hub name is not found.
     """
     target = _available(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     architecture, config = model_class(path)
-    _require_safetensors(Path(path))
+    place, options = source_of(path)
+    if options:
+        options = {**options, **dequantised(_transformers()), "config": config}
+        dtype = "float32" if dtype == "auto" else dtype
+    else:
+        _require_safetensors(Path(path))
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
             f"model: expected a decoder or an encoder, got {path}, an encoder-decoder "
             f"({architecture.__name__}); load it in Python and call curvedit.fit with a loss"
         )
-    with _one_line("model", path):
+    with _one_line("model", path), without_bars() if options else nullcontext():
         model, info = architecture.from_pretrained(
-            path,
+            place,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             output_loading_info=True,
             trust_remote_code=False,
             use_safetensors=True,
+            **options,
         )
+    if options:  # transformers names the file's folder
+        model.config._name_or_path = str(path)
     missing = sorted(info["missing_keys"]) or [
         name for name, parameter in model.named_parameters() if parameter.is_meta
     ]
@@ -70,16 +93,25 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = No
     return loaded
 
 
-def model_class(path: str | Path) -> tuple[Any, Any]:
+def model_class(path: str | Path, name: str = "model") -> tuple[Any, Any]:
     """Return the class of transformers that a checkpoint's config names, and the config.
+
+    Args:
+        path: A checkpoint directory, a hub name or a GGUF file.
+        name: The caller's argument, for messages about a GGUF file.
+
+    Returns:
+        The class and the config; of a GGUF file, the class for language modelling.
 
     Raises:
         FileNotFoundError: a path that looks local does not exist.
-        ModuleNotFoundError: transformers is not installed.
+        ModuleNotFoundError: transformers is not installed; or, for a GGUF file, gguf or accelerate.
         ValueError: the config is damaged, names no class of transformers, needs code of its own, or
-            is that of a quantised model.
+            is that of a quantised model; or a GGUF file is damaged or of an unknown architecture.
         OSError: a hub name is not found.
     """
+    if is_gguf(path):
+        return _gguf_class(path, name)
     transformers = _transformers()
     _require_present("model", path)
     raw = _raw_config(Path(path))
@@ -95,8 +127,8 @@ def model_class(path: str | Path) -> tuple[Any, Any]:
         raise
     _require_unquantised(path, {**config.to_dict(), **raw})
     names = getattr(config, "architectures", None) or []
-    name = names[0] if isinstance(names, list) and names else None
-    architecture = getattr(transformers, name, None) if isinstance(name, str) else None
+    first = names[0] if isinstance(names, list) and names else None
+    architecture = getattr(transformers, first, None) if isinstance(first, str) else None
     if not isinstance(architecture, type) or not issubclass(
         architecture, transformers.PreTrainedModel
     ):
@@ -107,14 +139,57 @@ def model_class(path: str | Path) -> tuple[Any, Any]:
     return architecture, config
 
 
+def _gguf_class(path: str | Path, name: str) -> tuple[Any, Any]:
+    file = require_gguf(name, path)
+    transformers = _transformers()
+    with _one_line(name, path):
+        config = copy.deepcopy(_gguf_config(*stamp_of(file)))
+        architecture = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if not isinstance(architecture, type):
+        raise ValueError(
+            f"{name}: expected a GGUF file of a language model, got {path}, "
+            f"of type {config.model_type!r}"
+        )
+    return architecture, config
+
+
+# transformers reads all of a file's metadata for each of these, which takes seconds where the
+# vocabulary is large.
+@lru_cache(maxsize=2)
+def _gguf_config(path: str, *_: int) -> Any:
+    place, options = source_of(path)
+    return _transformers().AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+
+
+@lru_cache(maxsize=2)
+def _gguf_tokenizer(path: str, *stamp: int) -> Any:
+    place, options = source_of(path)
+    automatic = _transformers().AutoTokenizer
+    tokenizer = automatic.from_pretrained(place, trust_remote_code=False, **options)
+    eos = getattr(_gguf_config(path, *stamp), "eos_token_id", None)
+    if isinstance(eos, int) and tokenizer.bos_token_id == tokenizer.eos_token_id != eos:
+        # transformers 4 takes BOS for EOS in a Llama's file
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(eos)
+    return tokenizer
+
+
 def load_tokenizer(path: str | Path) -> Any | None:
-    """Load the tokenizer of a checkpoint directory or hub name; None if a directory has none.
+    """Load the tokenizer of a checkpoint directory, hub name or GGUF file; None if it has none.
 
     Raises:
-        ModuleNotFoundError: transformers is not installed.
+        FileNotFoundError: a GGUF file does not exist.
+        ModuleNotFoundError: transformers is not installed; or, for a GGUF file, gguf or accelerate.
         ValueError: its files are damaged.
         OSError: a hub name is not found.
     """
+    if is_gguf(path):
+        file = require_gguf("tokenizer", path)
+        if not holds_tokenizer(file):
+            return None
+        with _one_line("tokenizer", path):
+            tokenizer = copy.deepcopy(_gguf_tokenizer(*stamp_of(file)))
+        tokenizer.name_or_path = str(path)
+        return tokenizer
     directory = Path(path)
     if (
         directory.is_dir()
