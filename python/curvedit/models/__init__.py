@@ -23,7 +23,7 @@ from curvedit.models.calling import (
 from curvedit.models.causality import CausalityError, require_causal
 from curvedit.models.conversion import DTYPES, convert_gguf
 from curvedit.models.coverage import CoverageRow, coverage_rows, fitted_share, passed_over
-from curvedit.models.gguf_files import conversion_hint, is_gguf
+from curvedit.models.gguf_files import conversion_hint, is_gguf, require_readers
 from curvedit.models.linear_maps import (
     find_targets,
     is_linear_map,
@@ -72,6 +72,7 @@ __all__ = [
     "read_object",
     "require_causal",
     "require_fits",
+    "require_readers",
     "vocabulary_of",
     "weight_hash",
     "weight_of",

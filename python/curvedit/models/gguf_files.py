@@ -49,12 +49,7 @@ def require_gguf(name: str, path: str | Path) -> Path:
     place = Path(path)
     if not place.is_file():
         raise FileNotFoundError(f"{name}: expected a GGUF file, got {path}, which does not exist")
-    lacking = [package for package in _NEEDED if find_spec(package) is None]
-    if lacking:
-        raise ModuleNotFoundError(
-            f"{name}: reading a GGUF file needs {' and '.join(lacking)}; "
-            "pip install 'curvedit[gguf]'"
-        )
+    require_readers(name)
     with place.open("rb") as stream:
         head = stream.read(_HEADER)
     if len(head) < _HEADER or head[:4] != _MAGIC:
@@ -68,6 +63,16 @@ def require_gguf(name: str, path: str | Path) -> Path:
             "join them with llama-gguf-split --merge"
         )
     return place
+
+
+def require_readers(name: str) -> None:
+    """Raise ``ModuleNotFoundError`` unless the packages that read GGUF files are installed."""
+    lacking = [package for package in _NEEDED if find_spec(package) is None]
+    if lacking:
+        raise ModuleNotFoundError(
+            f"{name}: reading a GGUF file needs {' and '.join(lacking)}; "
+            "pip install 'curvedit[gguf]'"
+        )
 
 
 def source_of(path: str | Path) -> tuple[str | Path, dict[str, Any]]:
