@@ -115,7 +115,21 @@ def test_the_command_line_fits_converts_and_edits(place, tmp_path, capfd):
     assert (tmp_path / "model/config.yaml").is_file()
     written = capfd.readouterr()
     assert "[transformers]" not in written.err
+    assert "%|" not in written.err
     assert re.search(r"LlamaForCausalLM, [\d,]+ parameters in float32, dequantised", written.out)
+
+
+def test_bars_are_shown_on_a_terminal_only(place, tmp_path, capfd, monkeypatch):
+    transformers.utils.logging.enable_progress_bar()
+    convert_gguf(place / "tiny.gguf", tmp_path / "hidden")
+    assert capfd.readouterr().err == ""
+    assert transformers.utils.logging.is_progress_bar_enabled()
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    convert_gguf(place / "tiny.gguf", tmp_path / "hidden too", progress=False)
+    assert capfd.readouterr().err == ""
+    convert_gguf(place / "tiny.gguf", tmp_path / "shown")
+    assert "de-quantizing" in capfd.readouterr().err
+    transformers.utils.logging.disable_progress_bar()
 
 
 def test_the_command_line_mines(place, capfd):

@@ -87,7 +87,7 @@ def test_the_inputs_are_made_once(index, tmp_path, capfd, monkeypatch):
     assert len({row["source"] for row in rows(inputs.data[2])}) == len(rows(inputs.data[2]))
 
     shutil.rmtree(index)  # nothing is downloaded or made again
-    monkeypatch.setattr(preset, "convert_gguf", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(preset, "convert_gguf", lambda *_, **__: pytest.fail("made again"))
     assert prepare("tiny", tmp_path / "study") == inputs
     assert capfd.readouterr().err == ""
     with pytest.raises(FileExistsError, match="directory: expected the inputs of 'other', got"):

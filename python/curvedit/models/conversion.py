@@ -1,5 +1,6 @@
 """A GGUF file as a checkpoint directory, which can be edited."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -7,19 +8,22 @@ from torch import nn
 
 from curvedit.checks import require_choice, require_new_directory
 from curvedit.files import new_directory
-from curvedit.models.gguf_files import is_gguf
+from curvedit.models.gguf_files import is_gguf, require_gguf, without_bars
 from curvedit.models.loading import load_model, load_tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def convert_gguf(path: str | Path, out: str | Path, *, dtype: str = "float32") -> nn.Module:
+def convert_gguf(
+    path: str | Path, out: str | Path, *, dtype: str = "float32", progress: bool = True
+) -> nn.Module:
     """Write the dequantised weights of a GGUF file, its config and its tokenizer to a directory.
 
     Args:
         path: The file.
         out: A new directory, which is written whole or not at all.
         dtype: Precision of the weights; float32 holds exactly what the file's blocks stand for.
+        progress: Show the progress bars of transformers, on a terminal.
 
     Returns:
         The model that was written, on the CPU.
@@ -36,11 +40,13 @@ def convert_gguf(path: str | Path, out: str | Path, *, dtype: str = "float32") -
     if not is_gguf(path):
         raise ValueError(f"model: expected a GGUF file, NAME.gguf, got {path}")
     require_new_directory("out", Path(out))
-    model: Any = load_model(path, dtype=dtype, device="cpu")
-    tokenizer = load_tokenizer(path)
-    needed = sum(each.numel() * each.element_size() for each in model.parameters())
-    with new_directory("out", out, needed_bytes=needed) as part:
-        model.save_pretrained(part)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(part)
+    require_gguf("model", path)
+    with without_bars(import_module("transformers"), always=not progress):
+        model: Any = load_model(path, dtype=dtype, device="cpu")
+        tokenizer = load_tokenizer(path)
+        needed = sum(each.numel() * each.element_size() for each in model.parameters())
+        with new_directory("out", out, needed_bytes=needed) as part:
+            model.save_pretrained(part)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(part)
     return cast(nn.Module, model)

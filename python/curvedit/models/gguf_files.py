@@ -91,21 +91,23 @@ def dequantised(transformers: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """Hide a bar that transformers shows whatever its settings, where it would fill a log."""
-    shows: Any = None
-    if not sys.stderr.isatty():
-        with contextlib.suppress(ImportError):
-            shows = import_module("transformers.modeling_gguf_pytorch_utils")
-    right = getattr(shows, "tqdm", None)
-    if right is None:
+def without_bars(transformers: Any, *, always: bool = False) -> Iterator[None]:
+    """Hide the bars of transformers where they would fill a log, or ``always``."""
+    if sys.stderr.isatty() and not always:
         yield
         return
-    shows.tqdm = lambda each, **_: each
+    logging = transformers.utils.logging
+    was_shown = logging.is_progress_bar_enabled()
+    dequantising = import_module("transformers.modeling_gguf_pytorch_utils")
+    right = dequantising.tqdm  # a bar that no setting hides
+    vars(dequantising)["tqdm"] = lambda each, **_: each
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        shows.tqdm = right
+        vars(dequantising)["tqdm"] = right
+        if was_shown:
+            logging.enable_progress_bar()
 
 
 def holds_tokenizer(path: Path) -> bool:

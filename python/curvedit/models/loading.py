@@ -70,7 +70,8 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = No
             f"model: expected a decoder or an encoder, got {path}, an encoder-decoder "
             f"({architecture.__name__}); load it in Python and call curvedit.fit with a loss"
         )
-    with _one_line("model", path), without_bars() if options else nullcontext():
+    hushed = without_bars(_transformers()) if options else nullcontext()
+    with _one_line("model", path), hushed:
         model, info = architecture.from_pretrained(
             place,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),

@@ -169,7 +169,7 @@ def prepare(name: str, directory: Path, *, progress: bool = True) -> Inputs:
         require_readers("preset")
         file = _gguf(preset, downloads, say)
         say(f"{name}: {preset.file} is dequantised into {model}; {preset.terms}\n")
-        convert_gguf(file, model)
+        convert_gguf(file, model, progress=progress)
     inputs = Inputs(
         model=model,
         passages=Path(__file__).parent / "passages" / f"{name}.jsonl",
