@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(wildcard csrc/*)
 MACHINE ?= local
 
-.PHONY: help setup demo test format hooks bench gpu clean
+.PHONY: help setup demo study test format hooks bench gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,11 @@ setup: $(STAMP)  ## create .venv and build the package into it
 
 demo: $(STAMP)  ## train a small model that recites, edit it, write demo/report.html
 	$(BIN)/curvedit demo --out demo
+
+PRESET ?= real
+study: $(STAMP)  ## compare edits of a real model (PRESET=real or smollm2), write study-PRESET/study.html
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[hf,gguf]'
+	$(BIN)/curvedit study --preset $(PRESET) --out study-$(PRESET)
 
 test: $(STAMP)  ## lint, types, tests, doctests
 	$(BIN)/ruff check .

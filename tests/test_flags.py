@@ -127,6 +127,29 @@ FLAGS = {
         --out DIR required
         --dtype = 'float32' of float32|bfloat16|float16
     """,
+    "study": f"""{EVERY_VERB}
+        --model MODEL
+        --preset of real|smollm2
+        --out DIR required
+        --passages FILE
+        --data PATH (+)
+        --held-out NAME=PATH (+)
+        --places NAME=PATTERN (+)
+        --kinds NAME (+) of curvature|weighted|svd|random|noise|targeted
+        --fit-tokens N (+) as int = [8192, 24576]
+        --tokens N as int = 8192
+        --window as int = 128
+        --batch-size as int = 8
+        --lost SHARE as float = 0.3333333333333333
+        --budget NATS as float = 0.02
+        --without PART (+) = [] of map|tasks|audit
+        --seed as int = 0
+        --tokenizer DIR
+        --dtype = 'auto' of auto|float32|bfloat16|float16
+        --device NAME
+        {NO_PROGRESS}
+        one of model, preset: required
+    """,
     "demo": f"""{EVERY_VERB}
         --out DIR = 'demo'
         {NO_PROGRESS}

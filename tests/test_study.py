@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 import curvedit
 from curvedit import Passages
+from curvedit.cli import main
 from curvedit.data import token_batches
 from curvedit.models import weight_of
 from curvedit.report import Metric, Units
@@ -361,3 +362,62 @@ def test_goals_tell_what_was_met():
     }
     assert Arm("svd", "wide", None).file == "svd--wide"
     assert weight_of(torch.nn.Linear(2, 2)).shape == (2, 2)
+
+
+@pytest.fixture(scope="module")
+def files(model, tmp_path_factory):
+    """What the command line takes: a checkpoint, passages and text."""
+    place = tmp_path_factory.mktemp("files")
+    model.save_pretrained(place / "model")
+    reciter.passages().write(place / "passages.jsonl")
+    for name, rows in (("data", reciter.text(60, seed=7)), ("odd", reciter.text(20, seed=12))):
+        lines = [json.dumps({"input_ids": list(row)}) for row in rows]
+        (place / f"{name}.jsonl").write_text("\n".join(lines))
+    return place
+
+
+def words(place, *more):
+    return [
+        *("study", "--model", str(place / "model"), "--passages", str(place / "passages.jsonl")),
+        *("--data", str(place / "data.jsonl"), "--held-out", f"odd={place / 'odd.jsonl'}"),
+        *("--window", "24", "--no-progress", "--without", "tasks", "map", "audit", *more),
+    ]
+
+
+def test_the_command_line(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = ["--places", "one=model.layers.1.mlp.*+model.layers.2.mlp.up_proj", "--out", str(out)]
+    more += ["--kinds", "curvature", "noise", "--fit-tokens", "600"]
+    assert main(words(files, *more)) == 0
+    found = json.loads((out / "study.json").read_text())
+    assert [each["name"] for each in found["arms"]] == ["curvature, one, 600 tokens", "noise, one"]
+    assert found["settings"]["places"]["one"][1] == "model.layers.2.mlp.up_proj"
+    assert "curvature" in capsys.readouterr().out
+    assert main(words(files, *more)) == 1
+    assert "a finished study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--lost", "2"], "lost: expected a share between 0 and 1, got 2.0"),
+        (["--held-out", "odd.jsonl"], "held_out: expected NAME=VALUE, got 'odd.jsonl'"),
+        (["--places", "a=x", "a=y"], "places: expected each name once, got 'a' twice"),
+        (["--data", "nowhere.jsonl"], "expected a file or directory, got nowhere.jsonl"),
+        (["--places", "a=nothing.*"], "nothing.*"),
+    ],
+)
+def test_mistakes_of_the_command_line(files, tmp_path, capsys, more, message):
+    assert main(words(files, "--out", str(tmp_path / "out"), *more)) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_preset_brings_its_own_data(tmp_path, capsys):
+    given = ["study", "--preset", "real", "--out", str(tmp_path / "out"), "--data", "x.jsonl"]
+    assert main(given) == 1
+    assert "data: not allowed with --preset, got --data" in capsys.readouterr().err
+    assert main(["study", "--model", "x", "--out", str(tmp_path / "out")]) == 1
+    assert "passages: expected it beside --model" in capsys.readouterr().err
