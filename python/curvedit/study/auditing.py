@@ -15,7 +15,9 @@ from curvedit.models import call, device_of, find_stack, find_targets, language_
 from curvedit.study.records import plain
 
 GROUP = 32  # inputs that share a scale when weights are rounded
+UNRELATED = "unrelated text"
 STEPS = (10, 25, 50)
+_RECITED_STEPS = (10, 25)  # on text that was recited
 _RATE = 5e-5  # of AdamW, without weight decay
 _ROWS = 4  # windows per training step
 _LENGTH = 64  # tokens of each
@@ -167,17 +169,19 @@ def audit(
         rounding.append({"arm": arm, "bits": bits, **right})
     now = share_right(model, sides["tune"], batch_size=batch_size)
     relearning = []
-    total = len(training) * max(STEPS)
+    steps = {name: STEPS if name == UNRELATED else _RECITED_STEPS for name in training}
+    total = sum(max(each) for each in steps.values())
     with meter.progress(total, unit="step", what="relearn", shown=progress) as bar:
         for name, rows in training.items():
             found = relearn(
                 model,
                 rows,
                 lambda: share_right(model, sides["tune"], batch_size=batch_size),
+                steps=steps[name],
                 seed=seed,
                 shown=bar.update,
             )
-            entry = {"arm": arm, "on": name, "steps": [0, *STEPS], "right": [now, *found]}
+            entry = {"arm": arm, "on": name, "steps": [0, *steps[name]], "right": [now, *found]}
             relearning.append(entry)
     suite = Suite([Prompts(sides["tune"]), SampledExtraction(sides["tune"])], batch_size=batch_size)
     asked = evaluate(model, suite, progress=progress).before

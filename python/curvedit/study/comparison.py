@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from curvedit.factors import Factors
 from curvedit.fitting import fit
 from curvedit.meter import progress
 from curvedit.report import Report
-from curvedit.study.arms import CONTROLS, TARGETED, WHAT, Arm, Editor, change_of
+from curvedit.study.arms import CONTROLS, CRITERIA, TARGETED, WHAT, Arm, Editor, change_of
 from curvedit.study.auditing import share_right
 from curvedit.study.matching import match
 from curvedit.study.material import some
@@ -126,7 +126,7 @@ class Comparison:
                     bar.update()
                     return share_right(self.model, passages, batch_size=size)
 
-            found = match(right, wanted)
+            found = match(right, wanted, near=self._likely(arm))
         is_matched = abs(found.found - wanted) <= _APART * unedited
         note = f"nearest to {wanted:.3f} of the tokens right: {found.found:.3f}"
         return {
@@ -135,6 +135,18 @@ class Comparison:
             "matched": is_matched,
             "note": "" if is_matched else note,
         }
+
+    def _likely(self, arm: Arm) -> float | None:
+        """The strength found for another criterion, or with factors of more text."""
+        most = max(self.settings.fit_tokens)
+        if arm.criterion in CONTROLS:
+            return None
+        if arm.fit_tokens != most:
+            return float(self.entry(replace(arm, fit_tokens=most))["strength"])
+        others = [each for each in CRITERIA if each in self.settings.kinds]
+        if arm.criterion == others[0]:
+            return None
+        return float(self.entry(replace(arm, criterion=others[0]))["strength"])
 
     def contrasts(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Each criterion's cost in perplexity over that of the best control of its place."""

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from curvedit.study.auditing import UNRELATED
+
 _RIGHT, _RELATED, _PERPLEXITY, _KL, _RETURN, _RATIO = 0.35, 0.45, 0.005, 0.02, 0.2, 0.5
 
 
@@ -43,6 +45,10 @@ def _targeted(arm: Mapping[str, Any], document: Mapping[str, Any]) -> list[dict[
         _goal(f"perplexity: at most {_PERPLEXITY:.1%} more", rise, rise <= _PERPLEXITY, name),
         _goal(f"divergence: at most {_KL} nats per token", kl, kl <= _KL, name),
     ]
+    if "right: related" in after:
+        others = after["right: related"]["value"]
+        what = f"other passages of the same sources: at most {_RELATED} of the tokens right"
+        found.append(_goal(what, others, others <= _RELATED, name))
     audit = document.get("audit", {})
     asked = audit.get("prompts", {}).get(name, {})
     others = {key: each["value"] for key, each in asked.items() if key.startswith("prompt_right")}
@@ -70,7 +76,7 @@ def _survived(
             what = f"int4: at most {_RETURN:.0%} of the forgotten comes back"
             found.append(_goal(what, back, back <= _RETURN, name))
     for each in audit.get("relearning", []):
-        if each["arm"] == name and each["on"] == "unrelated text":
+        if each["arm"] == name and each["on"] == UNRELATED:
             back = (each["right"][-1] - right) / gone
             what = f"{each['steps'][-1]} steps on unrelated text: at most {_RETURN:.0%} comes back"
             found.append(_goal(what, back, back <= _RETURN, name))

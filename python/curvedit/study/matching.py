@@ -1,9 +1,11 @@
 """The strength at which an edit forgets as much as the others, so that prices can be compared."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-_FIRST, _STRIDE = 6.0, 3.0  # halvings: where the search begins, and its first steps
+_FIRST, _STRIDE = 6.0, 3.0  # halvings: where the search begins, and its first step
+_NEARBY = 0.5  # its first step from a strength that is likely to be close
 _MOST, _LEAST = 0.25, 26.0  # halvings of the strongest and the weakest edit tried
 _CLOSE = 0.02  # of the share wanted
 
@@ -36,7 +38,13 @@ def strength_of(halvings: float) -> float:
     return float(2.0**-halvings)
 
 
-def match(share: Callable[[float], float], wanted: float, *, tries: int = 9) -> Match:
+def match(
+    share: Callable[[float], float],
+    wanted: float,
+    *,
+    near: float | None = None,
+    tries: int = 9,
+) -> Match:
     """Find the strength at which the share of tokens right has come down to ``wanted``.
 
     The share grows with the halvings of the strength, apart from jumps: gallop until it is
@@ -45,13 +53,14 @@ def match(share: Callable[[float], float], wanted: float, *, tries: int = 9) -> 
     Args:
         share: Gives the share right of an edit of a strength.
         wanted: The share wanted.
+        near: A strength that is likely to be close.
         tries: The most edits to try.
 
     Returns:
         All that was tried; its ``strength`` came nearest.
     """
     found = Match(wanted)
-    at, stride = _FIRST, _STRIDE
+    at, stride = (_FIRST, _STRIDE) if near is None else (-math.log2(near), _NEARBY)
     for _ in range(tries):
         found.tried[at] = share(strength_of(at))
         if abs(found.tried[at] - wanted) <= _CLOSE:

@@ -1,7 +1,7 @@
 """The data of a study: passages that the model recites, and text that it should keep."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,13 @@ from torch import nn
 from curvedit.data import Ids, Passages, TokenBatches
 from curvedit.evaluation import forced
 from curvedit.models import find_stack, find_targets
-from curvedit.study.measuring import SIDES
+from curvedit.study.measuring import sides_of
 from curvedit.study.records import Records
 from curvedit.study.settings import Settings
 
 NEAR = 0.75  # share of the tokens right from which on a passage is recited
+REQUIRED = ("tune", "test")  # sides
+_APART = 5  # of so many passages of the tuned side, one is set apart
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Material:
 def recited(model: nn.Module, passages: Passages, settings: Settings, records: Records) -> Passages:
     """The passages that the model recites; a note says how many it does not.
 
+    A fifth of the tuned side is set apart as "related": passages of the same sources that nothing
+    is tuned on and nobody names.
+
     Raises:
         ValueError: of a side it recites none.
     """
@@ -48,7 +53,7 @@ def recited(model: nn.Module, passages: Passages, settings: Settings, records: R
 
     right = np.array(records.part("recited", read, stage="compare")["right"])
     numbers = np.flatnonzero(right >= NEAR).tolist()
-    for side in SIDES:
+    for side in REQUIRED:
         if not any(passages.facts[number].get("split") == side for number in numbers):
             raise ValueError(
                 f"passages: expected some of the {side} side that the model recites, at least "
@@ -59,13 +64,25 @@ def recited(model: nn.Module, passages: Passages, settings: Settings, records: R
             f"{len(passages) - len(numbers)} of {len(passages)} passages are not recited (less "
             f"than {NEAR:.0%} of the tokens right) and were left out"
         )
-    return passages.take(numbers)
+    return _set_apart(passages.take(numbers))
+
+
+def _set_apart(passages: Passages) -> Passages:
+    """The same, every fifth of the tuned side marked "related" if its source has others there."""
+    tuned = [number for number, each in enumerate(passages.facts) if each.get("split") == "tune"]
+    apart = set(tuned[_APART - 1 :: _APART])
+    named = {passages.facts[number].get("source") for number in tuned if number not in apart}
+    facts = [
+        {**each, "split": "related"} if number in apart and each.get("source") in named else each
+        for number, each in enumerate(passages.facts)
+    ]
+    return replace(passages, facts=facts)
 
 
 def counts_of(passages: Passages) -> dict[str, dict[str, int]]:
     """How many passages of how many sources each side has."""
     found = {}
-    for side in SIDES:
+    for side in sides_of(passages):
         facts = passages.of_split(side).facts
         sources = len({str(each.get("source")) for each in facts})
         found[side] = {"passages": len(facts), "sources": sources}

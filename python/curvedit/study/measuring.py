@@ -21,7 +21,7 @@ from curvedit.evaluation import (
 )
 from curvedit.report import Meaning, Metric, Report, Units, register
 
-SIDES = ("tune", "test")
+SIDES = ("tune", "related", "test")  # "related": of the same sources as "tune", not named
 COSTS = ("perplexity", "kl", "top1")
 Scores = Mapping[str, Metric]  # by key; unlike in a report, "kl" beside "kl: news"
 
@@ -95,7 +95,7 @@ class Yardstick:
         domain = np.repeat(list(self.text), [len(rows) for rows in self.text.values()])
         found: dict[str, Metric] = {}
         for key in ("right", "near"):
-            for name in SIDES:
+            for name in sides_of(self.passages):
                 found[f"{key}: {name}"] = self._part(metrics[key], side == name)
         for key in COSTS:
             found[key] = metrics[key]
@@ -143,6 +143,12 @@ class Yardstick:
         each = rises[:, 0] / rises[:, 1]
         low, high = np.nanquantile(np.where(np.isfinite(each), each, np.nan)[1:], [0.025, 0.975])
         return Metric(float(each[0]), float(low), float(high))
+
+
+def sides_of(passages: Passages) -> list[str]:
+    """The sides that have passages."""
+    there = {each.get("split") for each in passages.facts}
+    return [side for side in SIDES if side in there]
 
 
 def with_units(metrics: Scores) -> dict[str, object]:

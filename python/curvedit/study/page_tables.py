@@ -9,6 +9,7 @@ from curvedit.report import style, svg
 from curvedit.study.page_marks import mark
 from curvedit.study.reading import (
     HELD_OUT,
+    RELATED,
     TUNED,
     Arm,
     finite,
@@ -22,7 +23,7 @@ from curvedit.study.reading import (
 Row = tuple[str, str, Mapping[str, Metric]]  # name, mark, metrics by key
 _NONE = '<td class="number">–</td>'
 _GROUPS = (  # heading, the columns below it with their keys
-    ("Tokens right", (("tuned on", TUNED), ("held out", HELD_OUT))),
+    ("Tokens right", (("tuned on", TUNED), ("same sources", RELATED), ("held out", HELD_OUT))),
     ("Near passages", (("tuned on", "near: tune"), ("held out", "near: test"))),
     ("KL divergence", (("nats per token", "kl"),)),
     ("Top-1", (("agreement", "top1"),)),

@@ -8,7 +8,7 @@ from typing import Any
 from curvedit.evaluation import Metric  # whose import also makes the measures' keys known
 from curvedit.report import meaning_of, spell, style
 
-TUNED, HELD_OUT = "right: tune", "right: test"
+TUNED, RELATED, HELD_OUT = "right: tune", "right: related", "right: test"
 CRITERIA = ("curvature", "weighted")
 TARGETED = "targeted"
 _COLOURS = {

@@ -13,11 +13,11 @@ from curvedit.evaluation import Suite, Tasks, evaluate
 from curvedit.models import find_targets, identity_of, match_names
 from curvedit.report import Report
 from curvedit.study.arms import CONTROLS, TARGETED, Arm, Editor, arms_of, file_of
-from curvedit.study.auditing import audit, block_maps
+from curvedit.study.auditing import UNRELATED, audit, block_maps
 from curvedit.study.comparison import Comparison, fitted
 from curvedit.study.goals import goals_of
-from curvedit.study.material import Material, counts_of, recited, some, some_rows
-from curvedit.study.measuring import SIDES, Yardstick
+from curvedit.study.material import REQUIRED, Material, counts_of, recited, some, some_rows
+from curvedit.study.measuring import Yardstick, sides_of
 from curvedit.study.page import render
 from curvedit.study.price_map import measure_map
 from curvedit.study.records import Records, plain, save
@@ -38,7 +38,8 @@ def study(
 
     Criteria and controls are brought to the same loss of recitation on the tuned side of the
     passages, the targeted mode forgets that side by name within its budget, and everything is
-    measured on both sides and on held-out text of several domains. What is done is kept in ``out``,
+    measured on both sides, on a fifth of the tuned side that is set apart, and on held-out text of
+    several domains. What is done is kept in ``out``,
     where an interrupted study of the same settings goes on.
 
     Args:
@@ -95,7 +96,7 @@ def _begin(
     """Check everything, fit the factors and measure the unedited model."""
     known = list(find_targets(model, "*"))
     places = {name: match_names(each, known) for name, each in settings.places.items()}
-    for side in SIDES:
+    for side in REQUIRED:
         material.passages.of_split(side)
     material.require_text(settings.checked)
     records = Records(
@@ -204,8 +205,8 @@ class _Details:
     def audit(self, name: str, arm: Arm | None) -> dict[str, Any]:
         """The audit of an arm, or of the unedited model."""
         passages = self.comparison.yardstick.passages
-        sides = {side: passages.of_split(side) for side in SIDES}
-        training = {"unrelated text": list(self.comparison.editor.checked_on)}
+        sides = {side: passages.of_split(side) for side in sides_of(passages)}
+        training = {UNRELATED: list(self.comparison.editor.checked_on)}
         if arm is not None:
             training["other recited texts"] = _whole(sides["test"])
             training["a tenth of the forgotten"] = _whole(sides["tune"])[::10]

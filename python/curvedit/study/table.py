@@ -7,6 +7,7 @@ from typing import Any
 from curvedit.evaluation import Metric
 from curvedit.study.reading import (
     HELD_OUT,
+    RELATED,
     TUNED,
     Arm,
     finite,
@@ -58,6 +59,7 @@ def _rows(document: Mapping[str, Any]) -> list[str]:
     models = [before, *(arm.metrics for arm in arms)]
     shown = [
         ["right,", "tuned on", *(_metric(TUNED, metrics) for metrics in models)],
+        ["right,", "same sources", *(_metric(RELATED, metrics) for metrics in models)],
         ["right,", "held out", *(_metric(HELD_OUT, metrics, ends=True) for metrics in models)],
         ["near,", "held out", *(_metric("near: test", metrics) for metrics in models)],
         ["KL,", "nats", *(_metric("kl", metrics) for metrics in models)],

@@ -17,7 +17,7 @@ from curvedit.study.reading import (
     rise,
 )
 
-SIDES = {"tune": "tuned on", "test": "held out"}
+SIDES = {"tune": "tuned on", "related": "same sources", "test": "held out"}
 
 
 def title_of(document: Mapping[str, Any]) -> str:
