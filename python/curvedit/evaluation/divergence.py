@@ -22,7 +22,7 @@ from curvedit.report import Kept, Meaning, Metric
 
 EXACT = 32  # likeliest tokens kept of each position
 DRAWN = 32  # tokens drawn from the rest
-_POSITIONS = 32  # whose whole distributions a baseline works on at once
+_BYTES = 1 << 23  # of the distributions that a baseline works on at once; they stay in a cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,8 @@ class _Keeper:
 
     def __call__(self, logits: Tensor, total: Tensor) -> None:
         """Take the logits (n, V) of the next positions and their logsumexp (n,)."""
-        for piece, each in zip(logits.split(_POSITIONS), total.split(_POSITIONS), strict=True):
+        few = max(1, _BYTES // (8 * logits.shape[-1]))
+        for piece, each in zip(logits.split(few), total.split(few), strict=True):
             logs = piece.double() - each.double()[:, None]
             top = logs.topk(min(EXACT, logs.shape[-1]), dim=-1)
             ids, rest = top.indices, torch.zeros(len(logs), dtype=torch.float64)
