@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import gpu_tables
+import study_table
 from markdown_table import table
 
 HERE = Path(__file__).parent
@@ -191,7 +192,12 @@ def filled(text):
         eigen(decompositions["eigen"]),
         whole_fit(fits["fit"]),
     ]
-    blocks = {"bench": "\n\n".join(speed), "demo": demo(), "gpu": gpu_tables.text()}
+    blocks = {
+        "bench": "\n\n".join(speed),
+        "demo": demo(),
+        "gpu": gpu_tables.text(),
+        "study": study_table.text(),
+    }
     for name, body in blocks.items():
         pattern = re.compile(
             rf"(<!-- {name} table -->\n).*?(<!-- end of {name} table -->)", re.DOTALL

@@ -19,7 +19,7 @@ def test_the_tables_are_those_of_the_committed_results():
     assert tables.main(["--check"]) == 0, tables.main(["--check"])
 
 
-@pytest.mark.parametrize("table", ["bench", "demo", "gpu"])
+@pytest.mark.parametrize("table", ["bench", "demo", "gpu", "study"])
 def test_a_changed_number_is_seen_and_put_right(table, readme):
     right = readme.read_text()
     begin = right.index(f"<!-- {table} table -->")
