@@ -8,7 +8,7 @@ from torch import nn
 
 from curvedit import Report, Suite, evaluate
 from curvedit.evaluation import NDCG, Agreement, Divergence, divergence
-from curvedit.report import Metric
+from curvedit.report import Metric, Metrics
 
 TEXT = torch.tensor([models.draw(21, seed=seed) for seed in range(40, 52)])
 SUITE = Suite([Divergence(TEXT), Agreement(TEXT), NDCG(TEXT)], resamples=30, batch_size=5)
@@ -106,3 +106,10 @@ def test_refuses():
         evaluate(model, Suite([Divergence(TEXT.flip(0))]), baseline=before, progress=False)
     nn.init.normal_(model.lm_head.weight)
     evaluate(model, Suite([Divergence(TEXT)]), baseline=before, progress=False)
+
+
+def test_a_metric_is_found_beside_a_family_of_its_name():
+    """The study's "kl: news" must not hide "kl"."""
+    import curvedit.study  # noqa: F401  (registers the family)
+
+    assert Metrics({"kl": Metric(0.5, 0.4, 0.6)}).kl == Metric(0.5, 0.4, 0.6)

@@ -171,6 +171,8 @@ class Metrics(Mapping[str, Metric]):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
+        if name in self._values:  # also where a family is called so
+            return self._values[name]
         members = {
             key.removeprefix(f"{name}: "): metric
             for key, metric in self._values.items()
@@ -178,9 +180,9 @@ class Metrics(Mapping[str, Metric]):
         }
         if members or f"{name}: {{}}" in _MEANINGS:
             return members
-        if name not in self._values and name not in _MEANINGS:
+        if name not in _MEANINGS:
             raise AttributeError(f"metrics: expected one of {list(self)}, got {name!r}")
-        return self._values.get(name)
+        return None
 
     def to_json(self) -> dict[str, Any]:
         """The metrics as in ``report.json``, families nested."""
