@@ -9,21 +9,14 @@ import numpy as np
 import pytest
 import reciter
 import torch
-from scipy.stats import spearmanr
 
-import curvedit
 from curvedit import Passages
 from curvedit.cli import main
 from curvedit.data import token_batches
-from curvedit.models import weight_of
-from curvedit.report import Metric, Units
-from curvedit.study import Material, Settings, auditing, study
-from curvedit.study.arms import Arm, Editor, add_noise, arms_of, change_of
-from curvedit.study.goals import goals_of
+from curvedit.study import Material, Settings, study
+from curvedit.study.arms import Editor, arms_of
 from curvedit.study.matching import match
 from curvedit.study.material import recited
-from curvedit.study.measuring import Yardstick, of_units, with_units
-from curvedit.study.price_map import PriceMap, cells_of, measure_map
 
 PLACES = {"middle": ["model.layers.{1,2}.mlp.*"], "wide": ["model.layers.*.mlp.*"]}
 SETTINGS = Settings(PLACES, fit_tokens=(600, 2400), checked=2, tasks=0, budget=0.2, mapped=4)
@@ -270,141 +263,6 @@ def test_too_little_text_is_refused(model, material, tmp_path):
     with pytest.raises(ValueError, match="more than 2 windows of each domain, got 2 of 'few'"):
         study(model, short, SETTINGS, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
-
-
-def test_noise_has_its_norm_and_is_undone(model, material):
-    names = ["model.layers.1.mlp.up_proj", "model.layers.2.mlp.down_proj"]
-    factors = curvedit.fit(model, material.fitted_on[600], targets=names, progress=False)
-    before = weights(model)
-    edit = add_noise(model, factors, names, 0.25, seed=3)
-    for name in names:
-        change = weights(model)[f"{name}.weight"] - before[f"{name}.weight"]
-        assert float(change.norm() / before[f"{name}.weight"].norm()) == pytest.approx(0.25)
-    assert change_of(edit, model) == pytest.approx(0.25, rel=0.05)
-    edit.undo()
-    assert same(before, weights(model))
-
-
-def test_rounding_keeps_integers_and_is_within_half_a_step():
-    whole = torch.arange(-7, 8).float().repeat(4)[:48].view(2, 24)
-    assert torch.equal(auditing.rounded_to(whole * 0.5, 4), whole * 0.5)
-    weight = torch.randn(5, 70, generator=torch.Generator().manual_seed(0))
-    found = auditing.rounded_to(weight, 4)
-    for start in range(0, 70, auditing.GROUP):
-        part = slice(start, start + auditing.GROUP)
-        step = weight[:, part].abs().amax(1, keepdim=True) / 7
-        assert ((found - weight)[:, part].abs() <= step / 2 + 1e-6).all()
-    assert torch.equal(auditing.rounded_to(torch.zeros(2, 3), 8), torch.zeros(2, 3))
-
-
-def test_relearning_trains_and_restores(model, material):
-    before = weights(model)
-    rows = [prefix + suffix for prefix, suffix in material.passages.rows()]
-    seen = []
-
-    def probe():
-        seen.append(weights(model))
-        return len(seen)
-
-    assert auditing.relearn(model, rows, probe, steps=(1, 3)) == [1, 2]
-    assert not same(seen[0], before)
-    assert not same(seen[0], seen[1])
-    assert torch.equal(seen[1]["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
-    assert same(before, weights(model))
-    assert all(each.requires_grad and each.grad is None for each in model.parameters())
-
-
-def test_units_survive_their_document():
-    metric = Metric(2.0, 1.0, 3.0, Units(np.array([1.0, 2.0]), np.array([1.0, 1.0]), True))
-    found = of_units(json.loads(json.dumps(with_units({"kl": metric}))))["kl"]
-    assert found == metric
-    assert found.units.exponential
-    assert found.units.numerator.tolist() == [1.0, 2.0]
-
-
-def test_the_ratio_of_costs_is_exact(material):
-    yardstick = Yardstick(material.passages, material.text, shows_progress=False)
-    tokens = np.full(6, 10.0)
-    before = np.array([10.0, 12, 9, 14, 8, 11])
-
-    def scores(rise):
-        return {"perplexity": Metric(1, 1, 1, Units(before + rise, tokens, True))}
-
-    one, other = scores(0.1 * np.arange(6)), scores(0.3 * np.arange(6))
-    found = yardstick.cost_ratio(scores(0.0), one, other)
-    assert found.value == pytest.approx(math.expm1(0.025) / math.expm1(0.075))
-    assert found.low < found.value < found.high
-    assert yardstick.cost_ratio(scores(0.0), one, scores(0.0)) is None
-
-
-def test_the_map_undoes_every_cell(model, material):
-    factors = curvedit.fit(
-        model, material.fitted_on[600], targets="model.layers.*.mlp.*", progress=False
-    )
-    before = weights(model)
-    tune = material.passages.of_split("tune")
-    found = measure_map(model, factors, tune, material.text["odd"], every=2, progress=False)
-    assert same(before, weights(model))
-    assert sorted({block for block, _ in found.cells}) == [0, 2]
-    table = found.to_json()
-    assert table["layers"] == [0, 2]
-    assert table["kinds"] == ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
-    for mode in ("label_free", "targeted"):
-        assert np.array(table[mode]["kl"]).shape == (2, 3)
-        assert (np.array(table[mode]["kl"]) > 0).all()
-    assert (np.array(table["targeted"]["forgotten"]) > 0).all()  # each step forgets
-    assert len(table["proposed"]) == 1
-
-
-def test_rank_correlation_agrees_with_scipy():
-    generator = np.random.default_rng(0)
-    cells = {(number, "w"): f"b.{number}" for number in range(12)}
-    names = list(cells.values())
-    worth = dict(zip(names, generator.integers(0, 5, 12).astype(float), strict=True))
-    values = dict(zip(names, generator.random(12), strict=True))
-    table = PriceMap(cells, {"m": worth}, {"m": dict.fromkeys(names, 1.0)})
-    expected = spearmanr([values[n] for n in names], [worth[n] for n in names])[0]
-    assert table.correlation(values, "m") == pytest.approx(float(expected))
-    assert table.correlation(dict.fromkeys(names, 1.0), "m") is None
-
-
-def test_cells_are_blocks_and_kinds(model):
-    names = ["model.layers.3.mlp.up_proj", "lm_head"]
-    assert cells_of(model, names) == {(3, "mlp.up_proj"): "model.layers.3.mlp.up_proj"}
-
-
-def test_goals_tell_what_was_met():
-    def metrics(right, near, perplexity, kl):
-        values = {
-            "right: tune": right, "near: tune": near, "perplexity": perplexity, "kl": kl,
-            "right: related": 0.5,
-        }  # fmt: skip
-        return {key: {"value": value} for key, value in values.items()}
-
-    arm = {"name": "targeted, wide", "criterion": "targeted", "place": "wide"}
-    document = {
-        "before": metrics(0.9, 1.0, 20.0, 0.0),
-        "arms": [{**arm, "metrics": metrics(0.2, 0.0, 20.2, 0.01)}],
-        "contrasts": [],
-        "audit": {
-            "prompts": {"targeted, wide": {"prompt_right: x": {"value": 0.4}}},
-            "rounding": [{"arm": "targeted, wide", "bits": 4, "right: tune": 0.3}],
-            "relearning": [],
-        },
-        "tasks": {"targeted, wide": {"differences": {"task: a": {"high": -0.01}}}},
-    }
-    met = {each["goal"].split(":")[0]: each["met"] for each in goals_of(document)}
-    assert met == {
-        "named passages": True,
-        "perplexity": False,
-        "divergence": True,
-        "other passages of the same sources": False,
-        "other prompts": False,
-        "int4": True,
-        "tasks": False,
-    }
-    assert Arm("svd", "wide", None).file == "svd--wide"
-    assert weight_of(torch.nn.Linear(2, 2)).shape == (2, 2)
 
 
 @pytest.fixture(scope="module")

@@ -178,7 +178,7 @@ class Metrics(Mapping[str, Metric]):
             for key, metric in self._values.items()
             if key.startswith(f"{name}: ")
         }
-        if members or f"{name}: {{}}" in _MEANINGS:
+        if members or (name not in _MEANINGS and f"{name}: {{}}" in _MEANINGS):
             return members
         if name not in _MEANINGS:
             raise AttributeError(f"metrics: expected one of {list(self)}, got {name!r}")
