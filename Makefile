@@ -23,10 +23,9 @@ setup: $(STAMP)  ## create .venv and build the package into it
 demo: $(STAMP)  ## train a small model that recites, edit it, write demo/report.html
 	$(BIN)/curvedit demo --out demo
 
-PRESET ?= real
-study: $(STAMP)  ## compare edits of a real model (PRESET=real or smollm2), write study-PRESET/study.html
+study: $(STAMP)  ## compare edits of Gemma 3 270M, write study-real/study.html
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[hf,gguf]'
-	$(BIN)/curvedit study --preset $(PRESET) --out study-$(PRESET)
+	$(BIN)/curvedit study --preset real --out study-real
 
 test: $(STAMP)  ## lint, types, tests, doctests
 	$(BIN)/ruff check .

@@ -5,8 +5,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from curvedit import Passages
+from curvedit.data import token_batches
+from curvedit.study import Material, Settings
 
 VOCABULARY, LENGTH, PREFIX, COUNT = 64, 24, 8, 24
+PLACES = {"middle": ["model.layers.{1,2}.mlp.*"], "wide": ["model.layers.*.mlp.*"]}
+SETTINGS = Settings(PLACES, fit_tokens=(600, 2400), checked=2, tasks=0, budget=0.2, mapped=4)
 
 
 def text(count, *, seed):
@@ -60,3 +64,23 @@ def trained(steps=220):
         loss.backward()
         optimiser.step()
     return model.eval()
+
+
+def material():
+    """Passages, text to fit on, and held-out text of two domains."""
+    rows = [list(row) for row in text(160, seed=7)]
+    fitted_on = {
+        count: token_batches(rows, window=24, batch_size=8, max_tokens=count)
+        for count in SETTINGS.fit_tokens
+    }
+    return Material(passages(), fitted_on, {"even": text(14, seed=11), "odd": text(14, seed=12)})
+
+
+def weights(model):
+    """Copies of all tensors."""
+    return {name: each.clone() for name, each in model.state_dict().items()}
+
+
+def same(one, other):
+    """Whether two such copies are equal."""
+    return all(torch.equal(one[name], other[name]) for name in one)

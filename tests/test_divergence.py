@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from curvedit import Report, Suite, evaluate
-from curvedit.evaluation import NDCG, Agreement, Divergence, divergence
+from curvedit.evaluation import NDCG, Agreement, Divergence, Perplexity, divergence
 from curvedit.report import Metric, Metrics
 
 TEXT = torch.tensor([models.draw(21, seed=seed) for seed in range(40, 52)])
@@ -37,6 +37,21 @@ def test_a_model_agrees_with_itself_exactly(kind):
     for metrics in (before.before, again):
         assert metrics.kl == Metric(0.0, 0.0, 0.0)
         assert metrics.top1 == metrics.ndcg10 == Metric(1.0, 1.0, 1.0)
+
+
+def test_pieces_of_distributions_do_not_matter(monkeypatch):
+    """How many rows of logits are worked on at once, here 1 and 7, changes nothing."""
+    found = []
+    for rows in (1, 7):
+        for place in ("text", "divergence"):
+            monkeypatch.setattr(f"curvedit.evaluation.{place}.cached_rows", lambda _, n=rows: n)
+        suite = Suite([Divergence(TEXT), Agreement(TEXT), Perplexity(TEXT)], batch_size=5)
+        before = evaluate(models.build("llama"), suite, progress=False)
+        after = evaluate(edited(models.build("llama")), suite, baseline=before, progress=False)
+        found.append(after.after)
+    assert dict(found[0]) == dict(found[1])
+    _, same = exact(models.build("llama"), edited(models.build("llama")))
+    assert found[0].top1.value == pytest.approx(float(same.double().mean()))
 
 
 def test_all_tokens_kept_give_the_divergence_itself(monkeypatch):

@@ -129,7 +129,7 @@ FLAGS = {
     """,
     "study": f"""{EVERY_VERB}
         --model MODEL
-        --preset of real|smollm2
+        --preset of real
         --out DIR required
         --passages FILE
         --data PATH (+)

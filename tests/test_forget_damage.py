@@ -1,10 +1,13 @@
 """The damage that ``forget`` measures on held-out data, beside the model as it was."""
 
+import dataclasses
+
 import models
 import pytest
 import torch
 from test_forget import general, recited
 
+from curvedit.data import read_batch
 from curvedit.forgetting import damage, inputs, subject
 from curvedit.forgetting.weights import Weights
 from curvedit.models import find_targets, weight_of
@@ -20,6 +23,23 @@ def test_no_change_is_no_damage():
     assert found.loss == 0.0
     state.apply({name: weight_of(each).clone() for name, each in maps.items()}, 0.1)
     assert damage.measure_damage(model, unedited, [general(5)], None).nats > 0.0
+
+
+def test_pieces_of_distributions_do_not_matter(monkeypatch):
+    """How many rows of logits are compared at once, here 1, 7 and all, changes nothing."""
+    draw = torch.Generator().manual_seed(0)
+    before, after = (torch.randn(12, 50, generator=draw) for _ in range(2))
+    batch = read_batch({"input_ids": torch.arange(12).view(2, 6)}, 0, 0, before.device, None)
+    batch = dataclasses.replace(batch, terms=torch.ones(2, 6, dtype=torch.bool))
+    found = []
+    for rows in (1, 7, 12):
+        monkeypatch.setattr(damage, "cached_rows", lambda _, n=rows: n)
+        [(nats, *losses)] = damage._compare(before, after, batch)
+        found.append(torch.stack([nats, *losses]))
+    p, q = (each.double().log_softmax(-1) for each in (before, after))
+    assert torch.allclose(found[0][0], (p.exp() * (p - q)).sum(-1).view(2, 6).sum(1), rtol=1e-5)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])

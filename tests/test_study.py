@@ -9,17 +9,14 @@ import numpy as np
 import pytest
 import reciter
 import torch
+from reciter import PLACES, SETTINGS, same, weights
 
 from curvedit import Passages
 from curvedit.cli import main
-from curvedit.data import token_batches
-from curvedit.study import Material, Settings, study
+from curvedit.study import Inputs, Material, Settings, study
 from curvedit.study.arms import Editor, arms_of
 from curvedit.study.matching import match
 from curvedit.study.material import recited
-
-PLACES = {"middle": ["model.layers.{1,2}.mlp.*"], "wide": ["model.layers.*.mlp.*"]}
-SETTINGS = Settings(PLACES, fit_tokens=(600, 2400), checked=2, tasks=0, budget=0.2, mapped=4)
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +26,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def material():
-    rows = [list(row) for row in reciter.text(160, seed=7)]
-    fitted_on = {
-        count: token_batches(rows, window=24, batch_size=8, max_tokens=count)
-        for count in SETTINGS.fit_tokens
-    }
-    text = {"even": reciter.text(14, seed=11), "odd": reciter.text(14, seed=12)}
-    return Material(reciter.passages(), fitted_on, text)
+    return reciter.material()
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +41,6 @@ def recited_sides(model, material):
     records = types.SimpleNamespace(part=lambda name, make, stage: make(), notes=[])
     passages = recited(model, material.passages, SETTINGS, records)
     return {side: passages.of_split(side) for side in ("tune", "related", "test")}
-
-
-def weights(model):
-    return {name: each.clone() for name, each in model.state_dict().items()}
-
-
-def same(one, other):
-    return all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("centre", [0.7, 3.0, 6.0, 9.5, 17.0])
@@ -194,6 +177,9 @@ def test_an_interrupted_study_goes_on(done, model, material, tmp_path, monkeypat
     calls.clear()
     calls.extend([""] * 100)
     found = study(model, material, SETTINGS, tmp_path / "out", progress=False)
+    for each in found["audit"]["relearning"]:
+        last = 50 if each["on"] == "unrelated text" else 25
+        assert (each["steps"][-1], len(each["right"])) == (last, len(each["steps"]))
     chosen = {each["arm"] for each in found["audit"]["rounding"]}
     assert not (first - chosen) & set(calls[100:])  # what was measured is not tried again
     for key in ("before", "arms", "contrasts", "goals"):
@@ -296,6 +282,20 @@ def test_the_command_line(files, tmp_path, capsys):
     assert "curvature" in capsys.readouterr().out
     assert main(words(files, *more)) == 1
     assert "a finished study" in capsys.readouterr().err
+
+
+def test_a_preset_names_its_page(files, tmp_path, monkeypatch, capsys):
+    inputs = Inputs(
+        files / "model", files / "passages.jsonl", (files / "data.jsonl",),
+        {"odd": files / "odd.jsonl"},
+    )  # fmt: skip
+    monkeypatch.setattr("curvedit.cli.study.prepare", lambda *_, **__: inputs)
+    out = tmp_path / "out"
+    more = ["--places", "one=model.layers.1.mlp.*", "--kinds", "noise", "--window", "24"]
+    more += ["--without", "tasks", "map", "audit", "--fit-tokens", "600", "--no-progress"]
+    assert main(["study", "--preset", "real", "--out", str(out), *more]) == 0
+    assert "<h1>Gemma 3 270M: what forgetting costs</h1>" in (out / "study.html").read_text()
+    assert capsys.readouterr().out.startswith("Gemma 3 270M: what forgetting costs\n")
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,17 @@ import numpy as np
 import pytest
 import reciter
 import torch
+from reciter import same, weights
 from scipy.stats import spearmanr
 
 import curvedit
-from curvedit.data import token_batches
 from curvedit.models import weight_of
 from curvedit.report import Metric, Units
-from curvedit.study import Material, Settings, auditing
+from curvedit.study import auditing
 from curvedit.study.arms import Arm, add_noise, change_of
 from curvedit.study.goals import goals_of
 from curvedit.study.measuring import Yardstick, of_units, with_units
 from curvedit.study.price_map import PriceMap, cells_of, measure_map
-
-PLACES = {"middle": ["model.layers.{1,2}.mlp.*"], "wide": ["model.layers.*.mlp.*"]}
-SETTINGS = Settings(PLACES, fit_tokens=(600, 2400), checked=2, tasks=0, budget=0.2, mapped=4)
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +27,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def material():
-    rows = [list(row) for row in reciter.text(160, seed=7)]
-    fitted_on = {
-        count: token_batches(rows, window=24, batch_size=8, max_tokens=count)
-        for count in SETTINGS.fit_tokens
-    }
-    text = {"even": reciter.text(14, seed=11), "odd": reciter.text(14, seed=12)}
-    return Material(reciter.passages(), fitted_on, text)
-
-
-def weights(model):
-    return {name: each.clone() for name, each in model.state_dict().items()}
-
-
-def same(one, other):
-    return all(torch.equal(one[name], other[name]) for name in one)
+    return reciter.material()
 
 
 def test_noise_has_its_norm_and_is_undone(model, material):

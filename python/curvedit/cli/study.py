@@ -115,7 +115,7 @@ def _prepare(options: Options) -> Job:
 
 
 def _study(options: Options) -> Result:
-    out, places = Path(options.out), dict[str, Sequence[str]]()
+    out, places, title = Path(options.out), dict[str, Sequence[str]](), ""
     if options.preset is None:
         held_out = _named("held_out", options.held_out)
         passages, fitted = options.passages, options.data
@@ -125,6 +125,7 @@ def _study(options: Options) -> Result:
         held_out = {name: str(path) for name, path in inputs.held_out.items()}
         passages, fitted = str(inputs.passages), [str(each) for each in inputs.data]
         places = dict(PRESETS[options.preset].places)
+        title = PRESETS[options.preset].title
     model, tokenizer = load_model(options.model, options), load_tokenizer(options)
     if options.places:
         places = {name: each.split("+") for name, each in _named("places", options.places).items()}
@@ -134,7 +135,15 @@ def _study(options: Options) -> Result:
         {n: _batches(fitted, tokenizer, options, n) for n in settings.fit_tokens},
         {name: _windows(path, tokenizer, options) for name, path in held_out.items()},
     )
-    found = study(model, material, settings, out, tokenizer=tokenizer, progress=options.progress)
+    found = study(
+        model,
+        material,
+        settings,
+        out,
+        tokenizer=tokenizer,
+        title=title,
+        progress=options.progress,
+    )
     text = f"{render_table(found)}\nstudy: {out / 'study.html'}"
     return Result(text, {"out": out, **found})
 

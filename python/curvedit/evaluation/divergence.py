@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from curvedit.evaluation.measure import Run
 from curvedit.evaluation.text import TextMeasure
 from curvedit.evaluation.text_reference import reference_of
+from curvedit.models import cached_rows
 from curvedit.report import Kept, Meaning, Metric
 
 EXACT = 32  # likeliest tokens kept of each position
 DRAWN = 32  # tokens drawn from the rest
-_BYTES = 1 << 23  # of the distributions that a baseline works on at once; they stay in a cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class _Keeper:
 
     def __call__(self, logits: Tensor, total: Tensor) -> None:
         """Take the logits (n, V) of the next positions and their logsumexp (n,)."""
-        few = max(1, _BYTES // (8 * logits.shape[-1]))
+        few = cached_rows(logits)
         for piece, each in zip(logits.split(few), total.split(few), strict=True):
             logs = piece.double() - each.double()[:, None]
             top = logs.topk(min(EXACT, logs.shape[-1]), dim=-1)

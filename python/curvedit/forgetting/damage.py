@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from curvedit.data import Batch, read_batch
 from curvedit.forgetting.weights import Weights
-from curvedit.models import Stack, bypassed, call, device_of, logits_of, vocabulary_of
+from curvedit.models import Stack, bypassed, cached_rows, call, device_of, logits_of, vocabulary_of
 
-_BYTES = 1 << 28  # of the float32 logits of one model that exist at once, one window at least
-_COMPARED = 1 << 22  # bytes of logits compared at once on a CPU: they stay in its cache
+_BYTES = 1 << 27  # of the float32 logits of one model that exist at once, one window at least
 
 
 @dataclass(frozen=True)
@@ -171,8 +170,7 @@ def _compare(
         owners = batch.terms.nonzero()[:, 0]
         labels = None if labels is None else labels[batch.terms]
     found = torch.zeros(4, size, dtype=torch.float64, device=before.device)
-    most = _BYTES if before.is_cuda else _COMPARED
-    step = max(1, most // (4 * before.shape[-1]))
+    step = cached_rows(before)
     for start in range(0, len(before), step):
         part = slice(start, start + step)
         p, q = (logits[part].float().log_softmax(-1) for logits in (before, after))

@@ -6,6 +6,7 @@ The only folder that calls a model, so that fitting and evaluating treat it alik
 from curvedit.models.blocks import Stack, bypassed, find_stack, hidden_of
 from curvedit.models.calling import (
     accepts,
+    cached_rows,
     call,
     counts_from_zero,
     default_logits_bytes,
@@ -42,6 +43,7 @@ __all__ = [
     "Stack",
     "accepts",
     "bypassed",
+    "cached_rows",
     "call",
     "conversion_hint",
     "convert_gguf",

@@ -222,6 +222,12 @@ def default_logits_bytes(device: torch.device) -> int:
     return 3 << 25 if device.type == "cpu" else 1 << 28
 
 
+def cached_rows(logits: Tensor) -> int:
+    """Rows of logits to work on at once: on a CPU those that stay in its cache between passes."""
+    most = 1 << 22 if logits.device.type == "cpu" else 1 << 25
+    return max(1, most // (4 * logits.shape[-1]))
+
+
 def pieces(
     model: nn.Module, batch: Batch, length: int, logits_bytes: int
 ) -> Iterator[tuple[int, int, int, int | None]]:

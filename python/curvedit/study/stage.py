@@ -39,8 +39,8 @@ def study(
     Criteria and controls are brought to the same loss of recitation on the tuned side of the
     passages, the targeted mode forgets that side by name within its budget, and everything is
     measured on both sides, on a fifth of the tuned side that is set apart, and on held-out text of
-    several domains. What is done is kept in ``out``,
-    where an interrupted study of the same settings goes on.
+    several domains. What is done is kept in ``out``, where an interrupted study of the same
+    settings goes on.
 
     Args:
         model: A causal language model; it is unchanged in the end.
