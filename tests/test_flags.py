@@ -68,6 +68,7 @@ FLAGS = {
         --selection DIR required
         --out DIR required
         --removed-scale ALPHA as float = 0.0
+        {NO_PROGRESS}
     """,
     "forget": f"""{EVERY_VERB}
         --model DIR required
@@ -126,6 +127,7 @@ FLAGS = {
         model FILE.gguf required
         --out DIR required
         --dtype = 'float32' of float32|bfloat16|float16
+        {NO_PROGRESS}
     """,
     "study": f"""{EVERY_VERB}
         --model MODEL

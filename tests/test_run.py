@@ -11,7 +11,7 @@ import torch
 import transformers
 import yaml
 
-from curvedit import evaluation, fitting, projection
+from curvedit import evaluation, fitting, meter, projection
 from curvedit.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
@@ -260,3 +260,15 @@ def test_svd_reads_the_model_of_the_run(here):
     recipe = json.loads((here / "out/model/curvedit.json").read_text())["recipe"]
     assert recipe["criterion"] == "svd"
     assert torch.isfinite(torch.tensor(recipe["keep_mass"]))
+
+
+def test_stages_are_heard_unless_they_are_to_be_quiet(here, monkeypatch, capsys):
+    monkeypatch.setattr(meter, "_EVERY", 0.0)
+    assert run(project={"progress": True}, evaluate={"progress": False}) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert {line.split(":")[0] for line in lines if "warning" not in line} == {"project"}
+    for word, found in (("--no-progress", False), ("--json", True)):
+        capsys.readouterr()
+        words = ["--model", "model", "--selection", "out/selection", "--out", f"again/{found}"]
+        assert main(["project", *words, word]) == 0
+        assert ("project: 0 s" in capsys.readouterr().err) is found

@@ -21,6 +21,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from curvedit.checks import require_new_directory
+from curvedit.meter import beat
 
 try:
     import fcntl
@@ -144,6 +145,7 @@ def file_hash(path: Path) -> str:
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
+            beat()
     return digest.hexdigest()
 
 
@@ -291,6 +293,7 @@ def _sync_tree(directory: Path) -> None:
     for folder, _, names in os.walk(directory, topdown=False):
         for name in names:
             _sync(Path(folder) / name)
+            beat()
         _sync(Path(folder))
 
 

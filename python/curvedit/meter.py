@@ -1,5 +1,6 @@
 """Seconds and peak memory of a block of code, and how far a long loop has come."""
 
+import itertools
 import re
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-_EVERY = 30.0  # seconds between two lines off a terminal
+_EVERY = 10.0  # seconds between two lines off a terminal
 
 
 @dataclass
@@ -58,27 +59,95 @@ def _has_gauge(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_available()
 
 
+class _Lines:
+    """When the next line is due, for all loops of the process together.
+
+    Short loops that follow each other are long work, and a loop inside another speaks for both.
+    """
+
+    def __init__(self) -> None:
+        self.shown: list[Progress] = []  # outermost first
+        self._said = self._heard = -float("inf")
+
+    def open(self, loop: "Progress") -> None:
+        """Count a loop among those shown; the clock runs on if another has just ended."""
+        now = time.monotonic()
+        if not self.shown and now - self._heard >= _EVERY:
+            self._said = now
+        self._heard = now
+        self.shown.append(loop)
+
+    def close(self, loop: "Progress") -> None:
+        """Forget a loop that has ended."""
+        self._heard = time.monotonic()
+        self.shown.remove(loop)
+
+    def write(self, loop: "Progress", *, at_once: bool = False) -> bool:
+        """Write a line for a loop if one is due, or at once; return whether there was one."""
+        self._heard = now = time.monotonic()
+        if loop.is_bar:  # it moves by itself
+            self._said = now
+            return False
+        if not at_once and now - self._said < _EVERY:
+            return False
+        self._said = now
+        outer = itertools.takewhile(lambda each: each is not loop, tuple(self.shown))
+        before = [each.state for each in outer if each.counts]
+        tqdm.write(" > ".join([*before, loop.line(now)]), file=sys.stderr)
+        sys.stderr.flush()
+        return True
+
+
+_lines = _Lines()
+
+
 class Progress:
     """How far a loop has come; :func:`progress` makes one."""
 
     def __init__(self, total: int | None, unit: str, what: str, *, shown: bool) -> None:
-        """Start at zero; ``total`` None if it is not known."""
+        """Start at zero; ``total`` None if it is not known, ``unit`` "" if there is none."""
         self._total, self._unit, self._what = total, unit, what
         self._done, self._note = 0, ""
-        self._lines = shown and not sys.stderr.isatty()
-        self._started = self._said = time.monotonic()
+        self._told: int | None = None  # units done at the last line
+        self._started = time.monotonic()
+        self._shown = shown
+        self.counts = bool(unit)
+        self.is_bar = shown and self.counts and sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             unit=unit,
             unit_scale=total is None or total >= 10_000,
             desc=what,
-            disable=self._lines or not shown,
+            disable=not self.is_bar,
         )
+        if shown:
+            _lines.open(self)
 
     @property
     def total(self) -> int | None:
         """The number of units to come, or None."""
         return self._total
+
+    @property
+    def state(self) -> str:
+        """What is done, such as "fit: 300 of 1,000 tok (30%)", or since when it goes on."""
+        if not self.counts:
+            return f"{self._what}: {time.monotonic() - self._started:.0f} s"
+        if not self._total:
+            return f"{self._what}: {self._done:,} {self._unit}"
+        share = self._done / self._total
+        return f"{self._what}: {self._done:,} of {self._total:,} {self._unit} ({share:.0%})"
+
+    def line(self, now: float) -> str:
+        """The state, the rate, the time left and the note."""
+        parts = [self.state]
+        rate = self._done / max(now - self._started, 1e-9)
+        if rate:
+            parts.append(f"{rate:,.3g} {self._unit}/s")
+        if rate and self._total:
+            left = max(0, self._total - self._done) / rate
+            parts.append(f"{tqdm.format_interval(left)} left")
+        return ", ".join([*parts, *filter(None, [self._note])])
 
     def expect(self, total: int) -> None:
         """Say how many units there will be, once that is known."""
@@ -88,8 +157,12 @@ class Progress:
         """Say that ``count`` more units are done."""
         self._done += count
         self._bar.update(count)
-        if self._lines and time.monotonic() - self._said >= _EVERY:
-            self._say()
+        self.beat()
+
+    def beat(self) -> None:
+        """Say that the work goes on, within a unit."""
+        if self._shown and _lines.write(self):
+            self._told = self._done
 
     def note(self, text: str) -> None:
         """Show a few words beside the figures from now on, such as the peak memory."""
@@ -98,27 +171,36 @@ class Progress:
             self._bar.set_postfix_str(text, refresh=False)
 
     def close(self) -> None:
-        """End the bar, or the lines with a last one if there were any."""
+        """End the bar, or the lines with a last one if any and there is more to tell."""
         self._bar.close()
-        if self._said > self._started:
-            self._say()
+        if self._shown:
+            if self._told is not None and self._told < self._done:
+                _lines.write(self, at_once=True)
+            _lines.close(self)
 
-    def _say(self) -> None:
-        self._said = now = time.monotonic()
-        rate = self._done / max(now - self._started, 1e-9)
-        parts = [f"{self._what}: {self._done:,} {self._unit}", f"{rate:,.3g} {self._unit}/s"]
-        if self._total:
-            parts[0] = f"{self._what}: {self._done:,} of {self._total:,} {self._unit}"
-            parts[0] += f" ({self._done / self._total:.0%})"
-            left = max(0, self._total - self._done) / rate if rate else float("inf")
-            parts.append(f"{tqdm.format_interval(left)} left" if rate else "time left unknown")
-        sys.stderr.write(", ".join([*parts, *filter(None, [self._note])]) + "\n")
-        sys.stderr.flush()
+
+def beat() -> None:
+    """Say that the work goes on, wherever it is; what may take seconds calls this now and then.
+
+    The innermost loop or span that is shown writes a line if one is due.
+    """
+    for innermost in _lines.shown[-1:]:
+        innermost.beat()
+
+
+@contextmanager
+def span(what: str, *, shown: bool) -> Iterator[None]:
+    """Let every :func:`beat` in the block be heard: a line of the time taken, every 10 s.
+
+    Loops inside speak for themselves, and on a terminal a bar that moves keeps the lines away.
+    """
+    with progress(None, unit="", what=what, shown=shown):
+        yield
 
 
 @contextmanager
 def progress(total: int | None, *, unit: str, what: str, shown: bool) -> Iterator[Progress]:
-    """Show how far the block has come: a bar on a terminal, elsewhere a line every 30 s.
+    """Show how far the block has come: a bar on a terminal, elsewhere a line every 10 s.
 
     Args:
         total: Number of units, or None if it is not known.

@@ -7,7 +7,7 @@ from curvedit import models
 from curvedit.cli.config import record
 from curvedit.cli.places import require_place
 from curvedit.cli.skeleton import read_skeleton
-from curvedit.cli.verb import Job, Options, Result, Verb
+from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         choices=models.DTYPES,
         help="precision of the weights (float32, which holds what the file's blocks stand for)",
     )
+    add_progress_flag(parser)
 
 
 def _prepare(options: Options) -> Job:
@@ -30,7 +31,7 @@ def _prepare(options: Options) -> Job:
 
 
 def _convert(options: Options, out: Path) -> Result:
-    model = models.convert_gguf(options.model, out, dtype=options.dtype)
+    model = models.convert_gguf(options.model, out, dtype=options.dtype, progress=options.progress)
     record(options, out)
     count = sum(parameter.numel() for parameter in model.parameters())
     architecture = type(model).__name__

@@ -29,6 +29,7 @@ from curvedit.cli.run import RUN
 from curvedit.cli.study import STUDY
 from curvedit.cli.verb import Options, say
 from curvedit.cli.yaml_files import ConfigError
+from curvedit.meter import span
 
 VERBS = {  # in the order of --help
     verb.name: verb
@@ -105,7 +106,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: Options) -> int:
-    result = VERBS[options.verb].prepare(options)()
+    with span(options.verb, shown=getattr(options, "progress", False)):
+        result = VERBS[options.verb].prepare(options)()
     say(result, as_json=options.json)
     return _fail(options, result.failure, 1) if result.failure else 0
 

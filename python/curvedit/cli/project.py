@@ -11,7 +11,7 @@ from typing import Any
 from curvedit import projection
 from curvedit.cli.config import record
 from curvedit.cli.places import kind_of, members, require_kind, require_place, require_room, size_of
-from curvedit.cli.verb import Job, Options, Result, Verb
+from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag
 from curvedit.files import new_directory
 from curvedit.models import conversion_hint
 from curvedit.selection import load_selection
@@ -40,6 +40,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="ALPHA",
         help="scale removed components by ALPHA instead of deleting them (0)",
     )
+    add_progress_flag(parser)
 
 
 def _prepare(options: Options, made: frozenset[str] = frozenset()) -> Job:

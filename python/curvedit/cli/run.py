@@ -25,6 +25,7 @@ from curvedit.cli.skeleton import read_skeleton, require_untied
 from curvedit.cli.verb import Job, Options, Result, Verb
 from curvedit.cli.yaml_files import ConfigError, read_yaml
 from curvedit.files import write_whole
+from curvedit.meter import span
 
 _REQUIRED = {"model", "fit", "rank"}
 _CONFIG = "config.yaml"
@@ -82,7 +83,9 @@ def _prepare(options: Options) -> Job:
     made: set[str] = set()
     for stage, own in stages[len(found) :]:
         prepare = stage.verb.prepare
-        jobs.append((stage, own, prepare(own, made=frozenset(made)) if made else prepare(own)))
+        with span(stage.verb.name, shown=own.progress):
+            job = prepare(own, made=frozenset(made)) if made else prepare(own)
+        jobs.append((stage, own, job))
         made.add(stage.makes)
     if "model" in made:
         require_room(out, len(shares_of(stages[1][1])) * size_of(model))
@@ -106,8 +109,9 @@ def _run(
             record(own, place)
         stream.write(f"{place}: {stage.verb.name} is done, kept\n")
         facts[stage.verb.name] = {"out": place, "kept": True}
-    for stage, _, job in jobs:
-        result = job()
+    for stage, own, job in jobs:
+        with span(stage.verb.name, shown=own.progress):
+            result = job()
         stream.write(f"{result.text}\n")
         stream.flush()
         facts[stage.verb.name] = result.facts
@@ -233,8 +237,7 @@ def _spelled(stages: list[tuple[_Stage, Options]]) -> str:
     content: dict[str, Any] = {"model": stages[0][1].model}
     for stage, own in stages:
         settings = {key: value for key, value in _made_by(stage, own).items() if key != "model"}
-        shown = {"progress": own.progress} if "progress" in own else {}
-        content[stage.verb.name] = {**settings, **shown}
+        content[stage.verb.name] = {**settings, "progress": own.progress}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 

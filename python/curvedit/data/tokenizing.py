@@ -11,6 +11,7 @@ import numpy as np
 
 from curvedit.checks import require_choice
 from curvedit.data.documents import Ids
+from curvedit.meter import beat
 
 BOS = ("auto", "always", "never")
 _PIECE = 1 << 16  # characters tokenised at a time
@@ -67,6 +68,7 @@ def encoded(tokenizer: Any, text: str) -> Iterator[Ids]:
         if piece and (not line or size + len(line) > _PIECE):
             yield np.asarray(bare_ids(tokenizer, "".join(piece)), dtype=np.int32)
             piece, size = [], 0
+            beat()
         piece.append(line)
         size += len(line)
 

@@ -21,6 +21,7 @@ from curvedit.editing.fitted import FittedWeight
 from curvedit.editing.places import Place, find_places
 from curvedit.editing.stored import stored_tensors as stored_tensors
 from curvedit.files import document_hash, new_directory
+from curvedit.meter import beat
 
 # Takes a target and its weight (d_out, d_in), and gives its edited weight in each new directory;
 # None leaves it as it is there.
@@ -75,6 +76,7 @@ def edit_checkpoint(
             for part in parts:
                 (part / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(checkpoint.directory / path, part / path)
+                beat()
         for name, (tensor, transposed) in places.items():
             weight = tensor.read()
             weights = edit(name, weight.T if transposed else weight)

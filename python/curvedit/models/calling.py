@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from curvedit.data import Batch
+from curvedit.meter import beat
 from curvedit.models.threads import exclusive
 from curvedit.models.wrapping import unwrapped
 
@@ -27,6 +28,7 @@ def call(model: nn.Module, inputs: dict[str, Any] | tuple[Any, ...], **options: 
     The key-value cache is off unless ``options`` says otherwise. A ``forward`` that has another
     name for token ids takes them as its first argument.
     """
+    beat()
     if isinstance(inputs, tuple):
         return model(*inputs)
     known = inspect.signature(unwrapped(model).forward).parameters

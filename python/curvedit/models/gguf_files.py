@@ -7,11 +7,13 @@ import contextlib
 import mmap
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from curvedit.meter import beat
 
 _MAGIC = b"GGUF"
 _HEADER = 24  # bytes: magic, version, number of tensors, number of metadata entries
@@ -100,7 +102,7 @@ def without_bars(transformers: Any, *, always: bool = False) -> Iterator[None]:
     was_shown = logging.is_progress_bar_enabled()
     dequantising = import_module("transformers.modeling_gguf_pytorch_utils")
     right = dequantising.tqdm  # a bar that no setting hides
-    vars(dequantising)["tqdm"] = lambda each, **_: each
+    vars(dequantising)["tqdm"] = _beating
     logging.disable_progress_bar()
     try:
         yield
@@ -108,6 +110,13 @@ def without_bars(transformers: Any, *, always: bool = False) -> Iterator[None]:
         vars(dequantising)["tqdm"] = right
         if was_shown:
             logging.enable_progress_bar()
+
+
+def _beating(tensors: Iterable[Any], **_: Any) -> Iterator[Any]:
+    """The same, in place of a bar; the work goes on with each."""
+    for each in tensors:
+        beat()
+        yield each
 
 
 def holds_tokenizer(path: Path) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from curvedit.meter import beat
 from curvedit.models.wrapping import wrapping_prefix
 
 FUSED = "several matrices in one tensor, such as fused experts"
@@ -88,6 +89,7 @@ def weight_hash(weight: Tensor) -> str:
     digest = hashlib.sha256(f"{weight.dtype} {tuple(weight.shape)}".encode())
     for rows in weight.detach().split(1024):  # bounds host memory for large weights on a GPU
         digest.update(rows.contiguous().cpu().view(torch.uint8).numpy())
+        beat()
     return digest.hexdigest()
 
 

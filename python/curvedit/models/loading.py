@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from curvedit.meter import beat
 from curvedit.models.gguf_files import (
     dequantised,
     holds_tokenizer,
@@ -70,6 +71,7 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = No
             f"model: expected a decoder or an encoder, got {path}, an encoder-decoder "
             f"({architecture.__name__}); load it in Python and call curvedit.fit with a loss"
         )
+    beat()
     hushed = without_bars(_transformers()) if options else nullcontext()
     with _one_line("model", path), hushed:
         model, info = architecture.from_pretrained(
@@ -91,6 +93,7 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = No
             f"such as {missing[0]!r}"
         )
     loaded: nn.Module = model.to(target).eval()
+    beat()
     return loaded
 
 
@@ -159,14 +162,17 @@ def _gguf_class(path: str | Path, name: str) -> tuple[Any, Any]:
 @lru_cache(maxsize=2)
 def _gguf_config(path: str, *_: int) -> Any:
     place, options = source_of(path)
+    beat()
     return _transformers().AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
 
 
 @lru_cache(maxsize=2)
 def _gguf_tokenizer(path: str, *stamp: int) -> Any:
     place, options = source_of(path)
+    beat()
     automatic = _transformers().AutoTokenizer
     tokenizer = automatic.from_pretrained(place, trust_remote_code=False, **options)
+    beat()
     eos = getattr(_gguf_config(path, *stamp), "eos_token_id", None)
     if isinstance(eos, int) and tokenizer.bos_token_id == tokenizer.eos_token_id != eos:
         # transformers 4 takes BOS for EOS in a Llama's file

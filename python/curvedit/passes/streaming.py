@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from curvedit.data import Batch
+from curvedit.meter import beat
 from curvedit.models import Stack, bypassed, call, hidden_of, pieces
 from curvedit.passes.loss import Loss
 from curvedit.passes.observer import Observation, Observer
@@ -93,6 +94,7 @@ def streamed_backward(
     del last, top
     for number in range(len(stack.blocks) - 1, stack.lowest - 1, -1):
         run = runs.pop()
+        beat()
         if gradient is None:
             raise RuntimeError("streaming: expected a gradient for every targeted block")
         below = number > stack.lowest

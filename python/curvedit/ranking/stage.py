@@ -198,6 +198,7 @@ def _kept(
     flat: list[NoCurvatureError] = []
     alone = scope == "target" or share == 1.0 or len(requests) == 1
     for request in requests:
+        meter.beat()
         try:
             found = criterion.scores(request)
         except NoCurvatureError as error:

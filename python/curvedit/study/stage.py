@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from curvedit import meter
 from curvedit.data import Passages
 from curvedit.evaluation import Suite, Tasks, evaluate
 from curvedit.models import find_targets, identity_of, match_names
@@ -62,7 +63,11 @@ def study(
     comparison = _begin(model, material, settings, Path(out), progress)
     records, yardstick = comparison.records, comparison.yardstick
     arms = arms_of(list(settings.places), settings.fit_tokens, settings.kinds)
-    entries = [comparison.entry(arm) for arm in arms]
+    entries = []
+    with meter.progress(len(arms), unit="arm", what="study", shown=progress) as bar:
+        for arm in arms:
+            entries.append(comparison.entry(arm))
+            bar.update()
     document: dict[str, Any] = {
         "format": "curvedit-study",
         "version": 1,
