@@ -58,8 +58,9 @@ FLAGS = {
         --targets PATTERN (+)
         --skip PATTERN (+)
         --model DIR
+        --holdout PATH (+)
         --seed as int = 0
-        --dtype = 'auto' of auto|float32|bfloat16|float16
+        {LOADING_AND_DATA}
         {NO_PROGRESS}
         one of keep_mass, keep_kl, sweep: required
     """,

@@ -9,8 +9,9 @@ from torch import nn
 
 import curvedit
 from curvedit import Factors, Passages
+from curvedit.editing import damage
 from curvedit.evaluation import greedy_continuations
-from curvedit.forgetting import damage, inputs, margin, outcome, preconditioning, subject
+from curvedit.forgetting import inputs, margin, outcome, preconditioning, subject
 from curvedit.models import find_targets, frozen
 
 pytestmark = pytest.mark.filterwarnings(

@@ -8,7 +8,8 @@ import torch
 from test_forget import general, recited
 
 from curvedit.data import read_batch
-from curvedit.forgetting import damage, inputs, subject
+from curvedit.editing import damage
+from curvedit.forgetting import inputs, subject
 from curvedit.forgetting.weights import Weights
 from curvedit.models import find_targets, weight_of
 
@@ -17,7 +18,7 @@ def test_no_change_is_no_damage():
     model = models.build("llama")
     maps = find_targets(model, "*.1.mlp.*")
     state = Weights(maps, [])
-    unedited = damage.Unedited(model, state, None)
+    unedited = damage.Unedited(model, state.originals, None)
     found = damage.measure_damage(model, unedited, [general(5)], None)
     assert found.nats == 0.0
     assert found.loss == 0.0
@@ -49,11 +50,11 @@ def test_the_unedited_blocks_run_once(kind, monkeypatch):
     state = Weights(maps, [])
     data = subject.Data(inputs.numbered("x", recited(model), 4, 0), None, [general(3)] * 2)
     checked = subject.Subject(model, maps, data, False)
-    unedited, plain = checked.unedited(state), damage.Unedited(model, state, None)
+    unedited, plain = checked.unedited(state), damage.Unedited(model, state.originals, None)
     state.apply({name: weight_of(each).clone() for name, each in maps.items()}, 0.1)
     first = checked.damage(unedited)
     assert unedited.stack is not None
-    monkeypatch.setattr(state, "unedited", lambda: pytest.fail("ran again"))
+    monkeypatch.setattr(damage, "as_before", lambda _: pytest.fail("ran again"))
     second = checked.damage(unedited)
     monkeypatch.undo()
     assert first.nats > 0
@@ -80,11 +81,11 @@ def test_damage_does_not_depend_on_padding_or_batches():
     model = models.build("llama")
     maps = find_targets(model, "*.1.mlp.*")
     state = Weights(maps, [])
-    unedited = damage.Unedited(model, state, None)
+    unedited = damage.Unedited(model, state.originals, None)
     state.apply({name: weight_of(each).clone() for name, each in maps.items()}, 0.2)
     rows = [models.draw(count, seed=count) for count in (9, 4, 12, 2)]
     together, alone = (
-        damage.measure_damage(model, unedited, inputs.held_out(rows, size, pad), None)
+        damage.measure_damage(model, unedited, damage.held_out(rows, size, pad), None)
         for size, pad in ((4, 0), (1, 5))
     )
     assert together.terms.tolist() == alone.terms.tolist() == [8, 3, 11, 1]

@@ -121,6 +121,19 @@ REFUSED = {
     "svd without a model": (f"{RANK} --keep-mass 0.5 --criterion svd", "model: expected the fitt"),
     "a price without a model": (f"{RANK} --keep-kl 0.1", "whose weights --keep-kl reads, got none"),
     "no price": (f"{RANK} --keep-kl 0 --model model", "keep_kl: expected a positive number of na"),
+    "text without a price": (
+        f"{RANK} --keep-mass 0.5 --holdout text.txt",
+        "holdout: expected keep_kl with it",
+    ),
+    "text that is not there": (
+        f"{RANK} --keep-kl 0.1 --model model --holdout missing.txt",
+        "holdout: ",
+        "missing.txt",
+    ),
+    "a device for nothing": (
+        f"{RANK} --keep-kl 0.1 --model model --device cpu",
+        "device: expected --holdout with it",
+    ),
     "scope of a control": (
         f"{RANK} --keep-mass 0.5 --criterion random --scope model",
         "scope: expected 'target' with the control 'random', got 'model'",

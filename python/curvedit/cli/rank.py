@@ -3,12 +3,13 @@
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from curvedit import models, ranking
 from curvedit.cli.config import record
-from curvedit.cli.inputs import add_dtype_flag
+from curvedit.cli.inputs import add_data_flags, add_loading_flags, batches
 from curvedit.cli.places import require_kind, require_place
-from curvedit.cli.skeleton import read_skeleton
+from curvedit.cli.skeleton import read_skeleton, require_data_fits
 from curvedit.cli.tables import (
     decomposition_facts,
     decomposition_summary,
@@ -33,7 +34,8 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--keep-kl",
         type=float,
         metavar="NATS",
-        help="keep what the edit may cost at most, in nats per position (needs --model)",
+        help="keep what the edit may cost at most, in nats per position (needs --model): as the "
+        "factors predict it, or as measured on --holdout",
     )
     share.add_argument(
         "--sweep",
@@ -62,8 +64,15 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="DIR", help="the fitted model, for --criterion svd and --keep-kl"
     )
+    parser.add_argument(
+        "--holdout",
+        nargs="+",
+        metavar="PATH",
+        help="general text, or images, on which --keep-kl is measured; given as for fit --data",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seeds --criterion random (0)")
-    add_dtype_flag(parser)
+    add_loading_flags(parser)
+    add_data_flags(parser)
     add_progress_flag(parser)
 
 
@@ -72,27 +81,40 @@ def _prepare(options: Options, made: frozenset[str] = frozenset()) -> Job:
     shares = shares_of(options)
     for share in shares:
         ranking.require_possible(
-            share, options.keep_kl, criterion=options.criterion, scope=options.scope
+            share,
+            options.keep_kl,
+            criterion=options.criterion,
+            scope=options.scope,
+            measured=options.holdout is not None,
         )
-    out = require_place(options.out)
+    if options.device is not None and options.holdout is None:
+        raise ValueError(
+            f"device: expected --holdout with it, since nothing else runs the model, got "
+            f"{options.device!r} alone"
+        )
+    out, holdout = require_place(options.out), None
     if _reads_weights(options):
         if options.model is None:
             reader = "--keep-kl" if options.criterion != "svd" else "--criterion svd"
             raise ValueError(
                 f"model: expected the fitted model, whose weights {reader} reads, got none"
             )
-        read_skeleton("model", options.model)
+        skeleton = read_skeleton("model", options.model)
+        if options.holdout is not None:
+            holdout = batches(options.holdout, options, name="holdout")
+            require_data_fits("holdout", skeleton, holdout)
     if "factors" not in made:
         place = require_kind("factors", Path(options.factors), "a factor directory", "fit")
         ranking.choose_targets(Factors.load(place), options.targets, options.skip)
-    return lambda: _rank(options, out, shares)
+    return lambda: _rank(options, out, shares, holdout)
 
 
-def _rank(options: Options, out: Path, shares: list[float | None]) -> Result:
+def _rank(options: Options, out: Path, shares: list[float | None], holdout: Any) -> Result:
     factors = Factors.load(options.factors)
     model = None
     if _reads_weights(options):
-        model = models.load_model(options.model, dtype=options.dtype, device="cpu")
+        device = "cpu" if holdout is None else options.device  # reading weights needs no other
+        model = models.load_model(options.model, dtype=options.dtype, device=device)
     started = time.perf_counter()
     selections = [
         ranking.rank(
@@ -104,6 +126,7 @@ def _rank(options: Options, out: Path, shares: list[float | None]) -> Result:
             targets=options.targets,
             skip=options.skip,
             model=model,
+            holdout=holdout,
             seed=options.seed,
             progress=options.progress,
         )

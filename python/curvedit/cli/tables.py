@@ -32,7 +32,7 @@ def coverage_table(coverage: Mapping[str, Any]) -> str:
 
 def selection_table(selection: Selection) -> str:
     """The recipe, then one line per target: what is kept of it."""
-    shown = ("criterion", "keep_mass", "scope", "keep_kl", "expected_kl")
+    shown = ("criterion", "keep_mass", "scope", "keep_kl", "expected_kl", "measured_kl")
     lines = [f"{key}: {selection.recipe[key]}" for key in shown if key in selection.recipe]
     for name, target in selection.items():
         rows, columns = target.shape

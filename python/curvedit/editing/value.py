@@ -1,6 +1,6 @@
 """The value that an edit returns: what was done to each weight, and how to undo it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,3 +123,18 @@ def restore(originals: list[Original]) -> None:
         while originals:
             original = originals.pop()
             original.weight.copy_(original.content)
+
+
+@contextmanager
+def as_before(originals: Sequence[Original]) -> Iterator[None]:
+    """Inside, the weights have their content from before the edit."""
+    with torch.no_grad():
+        edited = [each.weight.clone() for each in originals]
+        for each in originals:
+            each.weight.copy_(each.content)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for each, weight in zip(originals, edited, strict=True):
+                each.weight.copy_(weight)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from curvedit.editing import Damage, Unedited
 from curvedit.factors import Factors
-from curvedit.forgetting.damage import Damage, Unedited
 from curvedit.forgetting.outcome import Bounds, Recited, Step
 from curvedit.forgetting.preconditioning import Parabola, direction
 from curvedit.forgetting.subject import Subject

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvedit.data import Ids, Passages, require_rereadable, right_padded, token_ids
+from curvedit.data import Ids, Passages, require_rereadable, right_padded
 
 _UNTAUGHT = -100  # label of a position without a loss term
 
@@ -58,26 +58,6 @@ def numbered(name: str, given: Any, batch_size: int, pad: int) -> Numbered:
         seen += size
         terms += int((labels != _UNTAUGHT).sum())
     return Numbered(found, None, seen, terms)
-
-
-def held_out(given: Any, batch_size: int, pad: int) -> Iterable[Any]:
-    """Batches of held-out data from windows of token ids; batches as they are.
-
-    Raises:
-        TypeError: it can be read only once.
-        ValueError: it is empty, or a window is.
-    """
-    require_rereadable("holdout", given)
-    if isinstance(given, Tensor):
-        return [{"input_ids": part} for part in given.split(batch_size)]
-    if not (isinstance(given, Sequence) and _is_window(given[0])):
-        batches: Iterable[Any] = given
-        return batches
-    rows = [token_ids("holdout", number, row) for number, row in enumerate(given)]
-    return [
-        right_padded(rows[start : start + batch_size], pad)
-        for start in range(0, len(rows), batch_size)
-    ]
 
 
 def require_apart(passages: Any, retain: Any, holdout: Iterable[Any]) -> None:
@@ -160,9 +140,3 @@ def _taught(rows: Sequence[tuple[Ids, Ids]], pad: int) -> dict[str, Tensor]:
 
 def _numbers(first: int, count: int) -> Tensor:
     return torch.arange(first, first + count)
-
-
-def _is_window(row: Any) -> bool:
-    if isinstance(row, Tensor):
-        return row.ndim == 1
-    return isinstance(row, Sequence) and all(isinstance(each, int) for each in row)

@@ -18,13 +18,14 @@ from curvedit.editing import (
     TargetEdit,
     edit_checkpoint,
     editable,
+    held_out,
     require_outside,
     restore,
     restored_on_error,
 )
 from curvedit.factors import Factors
 from curvedit.forgetting.descent import Descent
-from curvedit.forgetting.inputs import held_out, numbered, require_apart
+from curvedit.forgetting.inputs import numbered, require_apart
 from curvedit.forgetting.outcome import Bounds, Recited
 from curvedit.forgetting.subject import Data, Subject
 from curvedit.forgetting.weights import Weights

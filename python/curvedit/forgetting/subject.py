@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from curvedit.forgetting.damage import Damage, Unedited, measure_damage, share_right
+from curvedit.editing import Damage, Unedited, measure_damage, share_right
 from curvedit.forgetting.gradients import WeightGradients
 from curvedit.forgetting.inputs import Numbered
 from curvedit.forgetting.margin import Gaps, MarginLoss
@@ -52,12 +52,8 @@ class Subject:
         return share_right(self.model, self.data.holdout, "language")
 
     def unedited(self, weights: Weights) -> Unedited:
-        """The model as it was, for :meth:`damage`; its blocks run once if they hold all targets."""
-        stack = find_stack(self.model, list(self.targets))
-        inside = stack is not None and all(
-            name.startswith(f"{stack.name}.") for name in self.targets
-        )
-        return Unedited(self.model, weights, stack if inside else None)
+        """The model as it was, for :meth:`damage`."""
+        return Unedited.of(self.model, weights.originals)
 
     def damage(self, unedited: Unedited) -> Damage:
         """The damage done so far."""

@@ -1,7 +1,6 @@
 """The targets' weights while steps are taken: the originals, and a change kept in float32."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +32,3 @@ class Weights:
         """Add a step that was applied to the change."""
         for name, change in self.changes.items():
             change.add_(steps[name], alpha=length)
-
-    @contextmanager
-    def unedited(self) -> Iterator[None]:
-        """Inside, the original weights."""
-        with torch.no_grad():
-            edited = [each.weight.clone() for each in self.originals]
-            for each in self.originals:
-                each.weight.copy_(each.content)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for each, weight in zip(self.originals, edited, strict=True):
-                    each.weight.copy_(weight)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from curvedit.editing import Description, TargetEdit, edit_checkpoint
-from curvedit.projection.weight import edit_weight, rotate_once
+from curvedit.editing import Description, TargetEdit, edit_checkpoint, edit_weight, rotate_once
 from curvedit.selection import Selection, summarise_selection
 
 _POINTS = 12  # of a polyline in the record, which is about 1 KB for each target

@@ -8,10 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from curvedit.editing import Edit, Original, TargetEdit, editable, restored_on_error
+from curvedit.editing import (
+    Edit,
+    Original,
+    TargetEdit,
+    edit_weight,
+    editable,
+    require_scale,
+    restored_on_error,
+    rotate_once,
+)
 from curvedit.models import exclusive, weight_of
 from curvedit.projection.on_disk import project_checkpoint
-from curvedit.projection.weight import edit_weight, require_scale, rotate_once
 from curvedit.selection import Selection
 
 

@@ -4,18 +4,21 @@ import functools
 import math
 import operator
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, cast
 
 from torch import nn
 
 from curvedit import meter
 from curvedit.checks import require_choice, require_share
 from curvedit.factors import Factors
-from curvedit.models import match_names, weight_of
+from curvedit.models import frozen, match_names, weight_of
 from curvedit.ranking.criteria import CRITERIA, Criterion, NoCurvatureError, Request
-from curvedit.ranking.price import price_of, share_within
+from curvedit.ranking.price import Price, price_of, share_within
 from curvedit.ranking.thresholds import ComparableScores, Kept, common_threshold
+from curvedit.ranking.trials import Trials
 from curvedit.selection import Selection, TargetSelection
 
 SCOPES = ("target", "model")
@@ -32,6 +35,7 @@ def rank(
     targets: str | Sequence[str] | None = None,
     skip: str | Sequence[str] | None = None,
     model: nn.Module | None = None,
+    holdout: Any = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Selection:
@@ -54,8 +58,8 @@ def rank(
         keep_kl: In its place, the KL divergence from the unedited model that the edit may cost: the
             smallest share is kept that is expected to cost no more (``1/2 sum lambda mu C^2`` over
             the removed components, times 2). An order of magnitude, too low where factors are of
-            little data: measure it. Needs ``model`` and criterion "curvature". The recipe holds the
-            share and ``expected_kl``.
+            little data: give ``holdout`` too. Needs ``model`` and criterion "curvature". The recipe
+            holds the share and ``expected_kl``.
         criterion: "curvature" (the paper); "weighted" (bases and eigenvalues of the norm-weighted
             factors); "ekfac" (the components' own curvature, measured in the curvature basis by
             ``fit(corrected=…)``; keeps any set of components, not a staircase); or a control: "svd"
@@ -66,6 +70,10 @@ def rank(
         skip: Patterns of targets to leave out, such as those without curvature; None leaves out
             none.
         model: The model the factors were fitted on; only "svd" and ``keep_kl`` read it.
+        holdout: Text, as for ``forget``, on which the divergence of at most 8 edits is measured:
+            the share is kept whose edit costs ``keep_kl`` there or up to 15 % less, or of all
+            tried the nearest below it. The model is edited meanwhile, and restored bit for bit.
+            The recipe then holds ``measured_kl`` and ``measured_positions`` too.
         seed: Seeds "random".
         progress: Show a progress bar while factors are decomposed.
 
@@ -73,9 +81,12 @@ def rank(
         The selection; each target's ``mass`` is the share of its own total that is actually kept.
 
     Raises:
+        TypeError: ``holdout`` is of an unknown kind, or can be read only once.
         ValueError: an argument is out of range, a pattern matches nothing, a target has no
             curvature, "model" scope is requested for a control, or not one of ``keep_mass`` and
-            ``keep_kl`` is given.
+            ``keep_kl`` is given; ``holdout`` is empty, does not fit the model, or is given without
+            ``keep_kl``; or even the lightest edit costs more than ``keep_kl`` on it.
+        RuntimeError: another thread uses the model while edits are measured.
         KeyError: the factors that the criterion needs were not fitted.
 
     Warns:
@@ -85,19 +96,36 @@ def rank(
         Merullo et al., arXiv:2510.24256, section 5; "ekfac": George et al. 2018, arXiv:1806.03884.
     """
     require_one(keep_mass, keep_kl)
-    share = require_possible(keep_mass, keep_kl, criterion=criterion, scope=scope)
+    share = require_possible(
+        keep_mass, keep_kl, criterion=criterion, scope=scope, measured=holdout is not None
+    )
+    if keep_kl is not None and model is None:
+        raise ValueError("model: expected the fitted model, whose weights keep_kl reads, got None")
     chosen = CRITERIA[criterion]
     names = choose_targets(factors, targets, skip)
     requests = _requests(factors, names, chosen, model, seed)
-    if chosen.kinds is not None:
-        factors.decompose(
-            [(kind, name) for name in names for kind in chosen.kinds], progress=progress
-        )
-    priced: dict[str, float] = {}
-    if keep_kl is not None:
-        share, expected = _affordable(factors, names, model, keep_kl, scope, progress)
-        priced = {"keep_kl": keep_kl, "expected_kl": expected}
-    kept = _kept(requests, chosen, share, scope)
+
+    def pick(share: float) -> Selection:
+        kept = _kept(requests, chosen, share, scope)
+        picked = {name: _selected(factors, name, found) for name, found in kept.items()}
+        return Selection(picked, {}, factors, chosen.kinds)
+
+    priced: dict[str, Any] = {}
+    with _trials(factors, names, model, holdout, progress) as trials:
+        if chosen.kinds is not None:
+            factors.decompose(
+                [(kind, name) for name in names for kind in chosen.kinds], progress=progress
+            )
+        if keep_kl is not None and model is not None:
+            prices = _prices(factors, names, model, scope, progress)
+            if trials is None:
+                share, expected = share_within(prices, keep_kl)
+            else:
+                found = trials.search(prices, keep_kl, pick, together=scope == "model")
+                share, expected = found.share, found.expected
+                priced = {"measured_kl": found.measured, "measured_positions": trials.positions}
+            priced = {"keep_kl": keep_kl, "expected_kl": expected, **priced}
+    selection = pick(share)
     recipe = {
         "criterion": criterion,
         "keep_mass": share,
@@ -109,9 +137,8 @@ def rank(
             for key in ("labels", "seed", "data", "positions", "model")
         },
     }
-    picked = {name: _selected(factors, name, found) for name, found in kept.items()}
-    _warn_of_little(picked, share)
-    return Selection(picked, recipe, factors, chosen.kinds)
+    _warn_of_little(selection, share)
+    return replace(selection, recipe=recipe)
 
 
 def require_one(keep_mass: float | None, keep_kl: float | None) -> None:
@@ -122,9 +149,17 @@ def require_one(keep_mass: float | None, keep_kl: float | None) -> None:
 
 
 def require_possible(
-    keep_mass: float | None, keep_kl: float | None = None, *, criterion: str, scope: str
+    keep_mass: float | None,
+    keep_kl: float | None = None,
+    *,
+    criterion: str,
+    scope: str,
+    measured: bool = False,
 ) -> float:
-    """Return the share, 1 if a divergence is given; raise ``ValueError`` if they cannot be."""
+    """Return the share, 1 if a divergence is given; raise ``ValueError`` if they cannot be.
+
+    ``measured`` says whether there is held-out text.
+    """
     share = 1.0 if keep_mass is None else require_share("keep_mass", keep_mass)
     chosen = CRITERIA[require_choice("criterion", criterion, tuple(CRITERIA))]
     require_choice("scope", scope, SCOPES)
@@ -135,20 +170,29 @@ def require_possible(
             raise ValueError(f"keep_kl: expected a positive number of nats, got {keep_kl!r}")
         if criterion != "curvature":
             raise ValueError(f"keep_kl: expected criterion 'curvature' with it, got {criterion!r}")
+    elif measured:
+        raise ValueError(
+            "holdout: expected keep_kl with it, whose edit is measured there, got none"
+        )
     return share
 
 
-def _affordable(
-    factors: Factors,
-    names: Sequence[str],
-    model: nn.Module | None,
-    budget: float,
-    scope: str,
-    shown: bool,
-) -> tuple[float, float]:
-    """The share that ``budget`` nats pay for, and the nats it is expected to cost."""
-    if model is None:
-        raise ValueError("model: expected the fitted model, whose weights keep_kl reads, got None")
+@contextmanager
+def _trials(
+    factors: Factors, names: Sequence[str], model: nn.Module | None, holdout: Any, shown: bool
+) -> Iterator[Trials | None]:
+    """Yield what measures edits of the model; None without held-out text."""
+    if model is None or holdout is None:
+        yield None
+        return
+    with frozen(model):
+        yield Trials(model, factors, names, holdout, shown=shown)
+
+
+def _prices(
+    factors: Factors, names: Sequence[str], model: nn.Module, scope: str, shown: bool
+) -> list[Price]:
+    """What each target's components cost; with scope "model", all targets' together."""
     factors.require_model(model)
     modules = dict(model.named_modules())
     prices = []
@@ -156,9 +200,7 @@ def _affordable(
         for name in names:
             prices.append(price_of(factors, name, weight_of(modules[name])))
             bar.update()
-    if scope == "model":
-        prices = [functools.reduce(operator.add, prices)]
-    return share_within(prices, budget)
+    return [functools.reduce(operator.add, prices)] if scope == "model" else prices
 
 
 def choose_targets(

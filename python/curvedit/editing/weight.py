@@ -1,6 +1,6 @@
 """The edit of one weight: a weight and its selection in, the edited weight and a record out.
 
-Both forms of ``project``, in memory and on disk, use it.
+Both forms of ``project``, in memory and on disk, use it, and ``rank`` where it measures.
 """
 
 import math
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from curvedit.checks import require_finite
-from curvedit.editing import TargetEdit
+from curvedit.editing.value import TargetEdit
 from curvedit.models import weight_hash
 from curvedit.ops import call, choose
 from curvedit.selection import Selection, TargetSelection

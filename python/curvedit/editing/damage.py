@@ -1,15 +1,25 @@
-"""The damage that was done: divergence from the unedited model on held-out data."""
+"""The damage that an edit does: divergence from the unedited model on held-out data."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from curvedit.data import Batch, read_batch
-from curvedit.forgetting.weights import Weights
-from curvedit.models import Stack, bypassed, cached_rows, call, device_of, logits_of, vocabulary_of
+from curvedit.data import Batch, read_batch, require_rereadable, right_padded, token_ids
+from curvedit.editing.value import Original, as_before
+from curvedit.models import (
+    Stack,
+    bypassed,
+    cached_rows,
+    call,
+    device_of,
+    find_stack,
+    logits_of,
+    require_fits,
+    vocabulary_of,
+)
 
 _BYTES = 1 << 27  # of the float32 logits of one model that exist at once, one window at least
 
@@ -45,16 +55,26 @@ class Unedited:
     kept, and later only what follows it runs: norm and head, which no step changes.
     """
 
-    def __init__(self, model: nn.Module, weights: Weights, stack: Stack | None) -> None:
+    def __init__(
+        self, model: nn.Module, originals: Sequence[Original], stack: Stack | None
+    ) -> None:
         """Begin with nothing kept; with ``stack`` None the whole model runs each time."""
-        self.model, self.weights, self.stack = model, weights, stack
+        self.model, self.originals, self.stack = model, originals, stack
         self._kept: dict[int, Any] = {}  # output of the last block, by part
+
+    @classmethod
+    def of(cls, model: nn.Module, originals: Sequence[Original]) -> "Unedited":
+        """The model as these originals make it; its blocks run once if they hold all of them."""
+        names = [each.name for each in originals]
+        stack = find_stack(model, names)
+        inside = stack is not None and all(name.startswith(f"{stack.name}.") for name in names)
+        return cls(model, originals, stack if inside else None)
 
     def logits(self, number: int, batch: Batch) -> Tensor:
         """Logits of the loss terms of a part, (terms, classes)."""
         if self.stack is not None and number in self._kept:
             return self._tail(self.stack, self._kept[number], batch)
-        with self.weights.unedited():
+        with as_before(self.originals):
             if self.stack is None:
                 return _logits(self.model, batch)
             outputs: list[Any] = []
@@ -114,6 +134,24 @@ def measure_damage(
     return Damage(*(torch.cat(column).cpu() for column in zip(*rows, strict=True)))
 
 
+def count_terms(model: nn.Module, batches: Iterable[Any], task: str | None) -> int:
+    """Count the loss terms of held-out data, and check that it fits the model.
+
+    Raises:
+        TypeError: a batch is of an unknown kind.
+        ValueError: there is no batch, or one does not fit the model.
+    """
+    terms = 0
+    for batch in _parts(model, batches, task):
+        ids = batch.inputs.get("input_ids") if isinstance(batch.inputs, dict) else None
+        if ids is not None:
+            require_fits("holdout", model, ids.shape[1], int(ids.max()), int(ids.min()))
+        terms += batch.loss_terms
+    if not terms:
+        raise ValueError("holdout: expected at least one batch, got none")
+    return terms
+
+
 @torch.no_grad()
 def share_right(model: nn.Module, batches: Iterable[Any], task: str | None) -> float:
     """Share of a language model's loss terms whose token is its first choice."""
@@ -124,6 +162,26 @@ def share_right(model: nn.Module, batches: Iterable[Any], task: str | None) -> f
         right += int((_logits(model, batch).argmax(-1) == batch.labels[batch.terms]).sum())
         terms += batch.loss_terms
     return right / terms if terms else 0.0
+
+
+def held_out(given: Any, batch_size: int, pad: int) -> Iterable[Any]:
+    """Batches of held-out data from windows of token ids; batches as they are.
+
+    Raises:
+        TypeError: it can be read only once.
+        ValueError: it is empty, or a window is.
+    """
+    require_rereadable("holdout", given)
+    if isinstance(given, Tensor):
+        return [{"input_ids": part} for part in given.split(batch_size)]
+    if not (isinstance(given, Sequence) and _is_window(given[0])):
+        batches: Iterable[Any] = given
+        return batches
+    rows = [token_ids("holdout", number, row) for number, row in enumerate(given)]
+    return [
+        right_padded(rows[start : start + batch_size], pad)
+        for start in range(0, len(rows), batch_size)
+    ]
 
 
 def _parts(model: nn.Module, batches: Iterable[Any], task: str | None) -> Iterator[Batch]:
@@ -189,3 +247,9 @@ def _compare(
             row.index_add_(0, owners[part], values)
     divergence, first, second, counts = found
     yield divergence, first, second, counts
+
+
+def _is_window(row: Any) -> bool:
+    if isinstance(row, Tensor):
+        return row.ndim == 1
+    return isinstance(row, Sequence) and all(isinstance(each, int) for each in row)
