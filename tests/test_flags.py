@@ -97,7 +97,7 @@ FLAGS = {
         --prefix-length N as int = 64
         --suffix-length N as int = 48
         --text PATH (+)
-        --measures NAME (+) of recall|strength|sampled|prompts|kl|top1|tasks
+        --measures NAME (+) of recall|strength|sampled|prompts|rounding|kl|top1|relearning|tasks
         --splits NAME=FILE (+)
         {LOADING_AND_DATA}
         {NO_PROGRESS}

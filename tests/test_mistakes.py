@@ -195,6 +195,10 @@ REFUSED = {
     "split without a name": (f"{EVALUATE} --splits data.jsonl", "splits: expected NAME=FILE, got"),
     "split twice": (f"{EVALUATE} --splits a=x a=y", "splits: expected NAME=FILE|a .safetensors"),
     "no prefix": (f"{EVALUATE} --text data.jsonl --prefix-length 0", "prefix_length: expected at"),
+    "relearning without text": (
+        f"{EVALUATE} --passages passages.jsonl --measures relearning",
+        "measures: expected --passages and --text for 'relearning', got no --text",
+    ),
     "recall without passages": (
         f"{EVALUATE} --text data.jsonl --measures recall",
         "measures: expected --passages for 'recall', got none",

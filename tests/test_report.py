@@ -205,6 +205,46 @@ def test_page_shows_at_most_twelve_targets_but_lists_all():
     assert all(f"layer.{i}" in parsed.text for i in range(15))
 
 
+def told(count):
+    """What was found of passages, as a run with a tokenizer tells it."""
+    true = [f"the <end> of {number}" for number in range(count)]
+    before = {"prefix": ["x" * 500] * count, "true": true, "said": true, "distance": [0] * count}
+    after = {"said": [each.replace("end", "&") for each in true], "distance": [3] * count}
+    return {"passages": {"before": {**before, "source": ["kjv.txt"] * count}, "after": after}}
+
+
+def test_page_shows_what_was_said_before_and_after():
+    page = dataclasses.replace(report(), details=told(3)).html()
+    ElementTree.fromstring(page.split("\n", 1)[1])
+    assert "All 3: the end" in page
+    assert page.count("kjv.txt") == 3
+    assert "<mark>the &lt;end&gt; of 2</mark> <span>(0 edits)</span>" in page
+    assert "<mark>the &lt;</mark>&amp;&gt; of 2 <span>(3 edits)</span>" in page
+    assert f"…{'x' * 160}<" in page
+
+
+def test_page_shows_at_most_twelve_passages():
+    page = dataclasses.replace(report(), details=told(100)).html()
+    assert page.count("<dt>after</dt>") == 12
+    assert "12 of 100: " in page
+    assert "Passage 1," in page
+    assert "Passage 100," in page
+
+
+def test_page_shows_no_passages_without_their_text():
+    details = told(3)
+    del details["passages"]["before"]["prefix"]
+    assert "<h2>Passages" not in dataclasses.replace(report(), details=details).html()
+
+
+def test_page_of_passages_before_any_edit():
+    details = told(3)
+    del details["passages"]["after"]
+    page = dataclasses.replace(report(), after=None, details=details).html()
+    assert page.count("<dt>before</dt>") == 3
+    assert "<dt>after</dt>" not in page
+
+
 @pytest.mark.parametrize(
     "bare", [Report(before=metrics()), Report(before=Metrics())], ids=["baseline", "empty"]
 )

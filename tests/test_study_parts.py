@@ -13,7 +13,6 @@ from scipy.stats import spearmanr
 import curvedit
 from curvedit.models import weight_of
 from curvedit.report import Metric, Units
-from curvedit.study import auditing
 from curvedit.study.arms import Arm, add_noise, change_of
 from curvedit.study.goals import goals_of
 from curvedit.study.measuring import Yardstick, of_units, with_units
@@ -41,35 +40,6 @@ def test_noise_has_its_norm_and_is_undone(model, material):
     assert change_of(edit, model) == pytest.approx(0.25, rel=0.05)
     edit.undo()
     assert same(before, weights(model))
-
-
-def test_rounding_keeps_integers_and_is_within_half_a_step():
-    whole = torch.arange(-7, 8).float().repeat(4)[:48].view(2, 24)
-    assert torch.equal(auditing.rounded_to(whole * 0.5, 4), whole * 0.5)
-    weight = torch.randn(5, 70, generator=torch.Generator().manual_seed(0))
-    found = auditing.rounded_to(weight, 4)
-    for start in range(0, 70, auditing.GROUP):
-        part = slice(start, start + auditing.GROUP)
-        step = weight[:, part].abs().amax(1, keepdim=True) / 7
-        assert ((found - weight)[:, part].abs() <= step / 2 + 1e-6).all()
-    assert torch.equal(auditing.rounded_to(torch.zeros(2, 3), 8), torch.zeros(2, 3))
-
-
-def test_relearning_trains_and_restores(model, material):
-    before = weights(model)
-    rows = [prefix + suffix for prefix, suffix in material.passages.rows()]
-    seen = []
-
-    def probe():
-        seen.append(weights(model))
-        return len(seen)
-
-    assert auditing.relearn(model, rows, probe, steps=(1, 3)) == [1, 2]
-    assert not same(seen[0], before)
-    assert not same(seen[0], seen[1])
-    assert torch.equal(seen[1]["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
-    assert same(before, weights(model))
-    assert all(each.requires_grad and each.grad is None for each in model.parameters())
 
 
 def test_units_survive_their_document():

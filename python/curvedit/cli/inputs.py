@@ -18,6 +18,8 @@ from curvedit.evaluation import (
     Measure,
     Passages,
     Prompts,
+    Relearning,
+    Rounding,
     SampledExtraction,
     Suite,
     Tasks,
@@ -29,6 +31,7 @@ _OF_PASSAGES: dict[str, Callable[[Any], Measure]] = {
     "strength": ExtractionStrength,
     "sampled": SampledExtraction,
     "prompts": Prompts,
+    "rounding": Rounding,
 }
 _OF_TEXT: dict[str, Callable[[Any], Measure]] = {"kl": Divergence, "top1": Agreement}
 
@@ -173,10 +176,11 @@ def add_suite_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measures",
         nargs="+",
-        choices=[*_OF_PASSAGES, *_OF_TEXT, "tasks"],
+        choices=[*_OF_PASSAGES, *_OF_TEXT, "relearning", "tasks"],
         metavar="NAME",
-        help="more measures: recall, strength, sampled and prompts of passages, kl and top1 of "
-        "text, and tasks made by code",
+        help="more measures: recall, strength, sampled, prompts and rounding (to int8 and int4) of "
+        "passages, kl and top1 of text, relearning of passages by training on text, and tasks made "
+        "by code",
     )
     parser.add_argument(
         "--splits",
@@ -237,6 +241,14 @@ def _more_measures(
             if tokenizer is None:
                 raise ValueError("measures: expected a tokenizer for 'tasks', got a model without")
             found.append(Tasks(tokenizer, bos=bos))
+            continue
+        if name == "relearning":
+            if recited is None or text is None:
+                raise ValueError(
+                    "measures: expected --passages and --text for 'relearning', got no "
+                    f"--{'passages' if recited is None else 'text'}"
+                )
+            found.append(Relearning(recited, text))
             continue
         given, flag = (recited, "passages") if name in _OF_PASSAGES else (text, "text")
         if given is None:

@@ -109,7 +109,10 @@ def run_demo(out: Path, *, steps: int = STEPS, progress: bool = True) -> Report:
     model = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
     passages = Passages.cut(corpus.passages, prefix=PREFIX, suffix=WINDOW - PREFIX)
     suite = Suite(
-        passages=passages, text=list(corpus.held_out[:_HELD_OUT].split(_BATCH)), batch_size=64
+        passages=passages,
+        text=list(corpus.held_out[:_HELD_OUT].split(_BATCH)),
+        batch_size=64,
+        decode=lambda ids: bytes(ids).decode(errors="replace"),
     )
     before = evaluate(model, suite, progress=progress)
     for name in ("factors", "edited"):

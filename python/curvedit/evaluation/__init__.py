@@ -15,6 +15,8 @@ from curvedit.evaluation.ndcg import NDCG
 from curvedit.evaluation.perplexity import Perplexity
 from curvedit.evaluation.prompts import Prompts, usual_variants
 from curvedit.evaluation.recitation import Recitation
+from curvedit.evaluation.relearning import Relearning, relearn
+from curvedit.evaluation.rounding import Rounding, rounded
 from curvedit.evaluation.sampled_extraction import SampledExtraction
 from curvedit.evaluation.stage import evaluate
 from curvedit.evaluation.suite import Suite
@@ -43,6 +45,8 @@ __all__ = [
     "Perplexity",
     "Prompts",
     "Recitation",
+    "Relearning",
+    "Rounding",
     "Run",
     "SampledExtraction",
     "Sampling",
@@ -57,6 +61,8 @@ __all__ = [
     "perturbed",
     "ratio",
     "recites",
+    "relearn",
+    "rounded",
     "shifted",
     "shorter",
     "usual_variants",

@@ -135,6 +135,14 @@ class TextMeasure(Measure):
         result: TextMeasurement = run.shared(("text", id(self.text)), measured)
         return result
 
+    def windows(self, model: nn.Module, run: Run) -> Iterator[Ids]:
+        """The token ids of every window, without padding."""
+        for batch in _batches(model, self._raw_batches(run), self.own_name):
+            ids = _ids(batch).cpu()
+            real = torch.ones_like(ids).bool() if batch.mask is None else batch.mask.cpu()
+            for row, kept in zip(ids, real, strict=True):
+                yield tuple(row[kept].tolist())
+
     def _sharing(self, run: Run) -> list["TextMeasure"]:
         return [
             each

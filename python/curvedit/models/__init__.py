@@ -3,7 +3,7 @@
 The only folder that calls a model, so that fitting and evaluating treat it alike.
 """
 
-from curvedit.models.blocks import Stack, bypassed, find_stack, hidden_of
+from curvedit.models.blocks import Stack, block_maps, bypassed, find_stack, hidden_of
 from curvedit.models.calling import (
     accepts,
     cached_rows,
@@ -42,6 +42,7 @@ __all__ = [
     "CoverageRow",
     "Stack",
     "accepts",
+    "block_maps",
     "bypassed",
     "cached_rows",
     "call",

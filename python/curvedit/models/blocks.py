@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from curvedit.models.linear_maps import find_targets
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -50,6 +52,15 @@ def find_stack(model: nn.Module, targets: Sequence[str]) -> Stack | None:
     ]
     lowest = min(inside, default=len(blocks))
     return Stack(name, blocks, lowest)
+
+
+def block_maps(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear maps inside the model's stack of blocks; all of them if it has none."""
+    maps = find_targets(model, "*")
+    stack = find_stack(model, list(maps))
+    if stack is None:
+        return maps
+    return {name: each for name, each in maps.items() if name.startswith(f"{stack.name}.")}
 
 
 def hidden_of(output: Any) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from curvedit.report import figures
+from curvedit.report import figures, passages
 from curvedit.report.figures import Entry
 from curvedit.report.metrics import Metric, Metrics, meaning_of, spell
 from curvedit.report.parts import facts, flat, warnings_box, whole_page
@@ -27,12 +27,13 @@ def render(document: Mapping[str, Any]) -> str:
         warnings_box(document["warnings"]),
         _metrics(document, columns),
         _panels(columns),
+        passages.section(document.get("details", {})),
         _figures(targets),
         _targets(targets),
         _provenance(document),
         _limits(document),
     ]
-    return whole_page(title, body, document["tool"])
+    return whole_page(title, body, document["tool"], passages.CSS)
 
 
 def _columns(document: Mapping[str, Any]) -> Columns:

@@ -11,10 +11,10 @@ from torch import nn
 from curvedit import meter
 from curvedit.data import Passages
 from curvedit.evaluation import Suite, Tasks, evaluate
-from curvedit.models import find_targets, identity_of, match_names
+from curvedit.models import block_maps, find_targets, identity_of, match_names
 from curvedit.report import Report
 from curvedit.study.arms import CONTROLS, TARGETED, Arm, Editor, arms_of, file_of
-from curvedit.study.auditing import UNRELATED, audit, block_maps
+from curvedit.study.auditing import UNRELATED, audit
 from curvedit.study.comparison import Comparison, fitted
 from curvedit.study.goals import goals_of
 from curvedit.study.material import REQUIRED, Material, counts_of, recited, some, some_rows
