@@ -85,6 +85,7 @@ FLAGS = {
         --budget NATS as float = 0.02
         --damping D as float = 1.0
         --steps N as int = 4
+        --device NAME
         {DATA}
         {NO_PROGRESS}
     """,

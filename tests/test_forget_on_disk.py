@@ -41,7 +41,11 @@ def test_a_directory_gets_the_same_edit_as_a_module(saved):
     model, factors, place = saved
     passages = recited(model)
     options = {"holdout": general(6, seed=9), "budget": 0.3, "progress": False}
-    edit = curvedit.forget(place / "model", factors, passages, out=place / "new", **options)
+    with pytest.raises(ValueError, match="device: a module is edited where it is"):
+        curvedit.forget(model, factors, passages, device="cpu", **options)
+    edit = curvedit.forget(
+        place / "model", factors, passages, out=place / "new", device="cpu", **options
+    )
     assert edit.out == place / "new"
     with pytest.raises(RuntimeError, match="undo: nothing to restore"):
         edit.undo()

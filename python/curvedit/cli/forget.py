@@ -6,7 +6,13 @@ from typing import Any
 
 from curvedit import data, forgetting
 from curvedit.cli.config import record
-from curvedit.cli.inputs import add_data_flags, add_passage_flags, batches, passages
+from curvedit.cli.inputs import (
+    add_data_flags,
+    add_device_flag,
+    add_passage_flags,
+    batches,
+    passages,
+)
 from curvedit.cli.places import require_kind, require_place, require_room, size_of
 from curvedit.cli.skeleton import read_skeleton, require_data_fits, require_passages_fit
 from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag, require_at_least
@@ -57,6 +63,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="steps to the budget, if all of it is needed (%(default)d)",
     )
+    add_device_flag(parser)
     add_data_flags(parser)
     add_progress_flag(parser)
 
@@ -108,6 +115,7 @@ def _forget(
         damping=options.damping,
         steps=options.steps,
         out=out,
+        device=options.device,
         batch_size=options.batch_size,
         progress=options.progress,
     )

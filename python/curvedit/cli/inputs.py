@@ -49,6 +49,11 @@ def add_dtype_flag(parser: argparse.ArgumentParser) -> None:
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that :func:`load_model` reads."""
     add_dtype_flag(parser)
+    add_device_flag(parser)
+
+
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``, where a model is loaded."""
     parser.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, …; by default CUDA where there is one"
     )

@@ -50,7 +50,7 @@ class Relearning(PassageMeasure):
 
     meanings: ClassVar[Mapping[str, Meaning]] = {
         _FAMILY: Meaning(
-            "Suffix tokens right, {} of training on",
+            "Suffix tokens right, after {} of training",
             "share",
             "lower",
             "the same after {} of training on unrelated text",

@@ -56,6 +56,7 @@ def forget(
     damping: float = DAMPING,
     steps: int = STEPS,
     out: str | Path | None = None,
+    device: str | None = None,
     batch_size: int = 16,
     pad_token_id: int = 0,
     progress: bool = True,
@@ -86,6 +87,7 @@ def forget(
         damping: Added to the curvature, in units of each target's mean curvature.
         steps: Number of steps to the budget, if the passages take all of it.
         out: The new directory; only if ``model`` is a directory.
+        device: Where to load such a model; by default CUDA where there is one.
         batch_size: Passages or windows at a time; the result does not depend on it, up to rounding.
         pad_token_id: The id to pad with; any id will do, since padding is masked.
         progress: Show progress bars.
@@ -124,6 +126,8 @@ def forget(
             raise ValueError(
                 "out: a module is edited in place; call its save_pretrained(out) afterwards"
             )
+        if device is not None:
+            raise ValueError("device: a module is edited where it is; move it there beforehand")
         module = model
     else:
         if out is None:
@@ -134,7 +138,7 @@ def forget(
                 f"model: expected a checkpoint directory with safetensors, got {model}"
                 f"{conversion_hint(model)}"
             )
-        module = load_model(model)
+        module = load_model(model, device=device)
     for name, given in (("passages", passages), ("retain", retain), ("holdout", holdout)):
         _require_fits(name, module, given)
     recipe = {"criterion": "targeted", "budget": budget, "damping": damping, "steps": steps}
