@@ -292,8 +292,13 @@ def test_wrapped_models(wrapping, name):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         wrapped = wrap(model).eval()
-    expected = {prefix + key: value for key, value in truth(model, batches).items()}
-    targets = [prefix + key for key in untied(model) if prefix + key in expected]
+    expected = {
+        prefix + key.removesuffix(".base_layer"): value
+        for key, value in truth(model, batches).items()
+        if ".lora_" not in key
+    }
+    names = (prefix + key.removesuffix(".base_layer") for key in untied(model))
+    targets = [name for name in names if name in expected]
     assert targets
     factors = fit(case, wrapped, batches, targets)
     assert list(factors) == targets

@@ -58,8 +58,14 @@ def read_skeleton(name: str, path: str, *, modules: bool = False) -> Skeleton:
     place = Path(path)
     looks_local = place.exists() or place.is_absolute() or path.startswith((".", "~"))
     if (looks_local or path.count("/") > 1) and not (place / "config.json").is_file():
+        hint = ""
+        if (place / "adapter_config.json").is_file():
+            hint = (
+                ", an adapter alone; merge it into its base (merge_and_unload of peft) and save "
+                "that, or load both in Python"
+            )
         raise FileNotFoundError(
-            f"{name}: expected a checkpoint directory with config.json, got {path}"
+            f"{name}: expected a checkpoint directory with config.json, got {path}{hint}"
         )
     try:
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from curvedit.editing.fitted import FittedWeight, require_fitted
-from curvedit.models import is_linear_map, weight_of
+from curvedit.models import linear_maps, weight_of
 
 
 def editable(model: nn.Module, targets: Mapping[str, FittedWeight]) -> dict[str, nn.Module]:
@@ -14,11 +14,12 @@ def editable(model: nn.Module, targets: Mapping[str, FittedWeight]) -> dict[str,
     Raises:
         ValueError: a target is missing, not in memory, not the fitted weight, or shares memory.
     """
-    modules = dict(model.named_modules())
+    maps = linear_maps(model)
     for name in targets:
-        module = modules.get(name)
-        if module is None or not is_linear_map(module):
-            got = "none of that name" if module is None else type(module).__name__
+        module = maps.get(name)
+        if module is None:
+            other = dict(model.named_modules()).get(name)
+            got = "none of that name" if other is None else type(other).__name__
             raise ValueError(
                 f"model: expected a linear map {name!r}, as in the selection, got {got}"
             )
@@ -27,10 +28,12 @@ def editable(model: nn.Module, targets: Mapping[str, FittedWeight]) -> dict[str,
                 f"model: expected the weight of {name!r} in memory, got one on the meta device "
                 "(offloaded or not loaded); load the model without a device map"
             )
-    _require_own_memory(model, {f"{name}.weight" for name in targets})
+    found = {name: maps[name] for name in targets}
+    weights = {id(module.get_parameter("weight")) for module in found.values()}
+    _require_own_memory(model, {n for n, each in model.named_parameters() if id(each) in weights})
     for name, target in targets.items():
-        require_fitted(name, weight_of(modules[name]), target)
-    return {name: modules[name] for name in targets}
+        require_fitted(name, weight_of(found[name]), target)
+    return found
 
 
 def _require_own_memory(model: nn.Module, edited: set[str]) -> None:

@@ -28,6 +28,7 @@ from curvedit.models.gguf_files import conversion_hint, is_gguf, require_readers
 from curvedit.models.linear_maps import (
     find_targets,
     is_linear_map,
+    linear_maps,
     match_names,
     weight_hash,
     weight_of,
@@ -63,6 +64,7 @@ __all__ = [
     "is_gguf",
     "is_linear_map",
     "language_logits",
+    "linear_maps",
     "load_model",
     "load_tokenizer",
     "logits_of",

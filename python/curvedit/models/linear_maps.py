@@ -59,13 +59,57 @@ def is_fused(module: nn.Module, parameter: Tensor) -> bool:
     )
 
 
+def linear_maps(model: nn.Module) -> dict[str, nn.Module]:
+    """Every linear map that can be fitted and edited as it is, by name, in the model's own order.
+
+    A map that an adapter is laid over, as PEFT does it, goes by the name that it has without the
+    adapter, whose own maps are left out.
+    """
+    found: dict[str, nn.Module] = {}
+    adapters: list[str] = []
+    for name, module in model.named_modules():
+        if name.startswith(tuple(adapters)):
+            continue
+        base = _adapted(module)
+        if base is not None:
+            adapters.append(f"{name}.")
+            if is_linear_map(base) and _adapter_obstacle(module) is None:
+                found[name] = base
+        elif is_linear_map(module):
+            found[name] = module
+    return found
+
+
+def _adapted(module: nn.Module) -> nn.Module | None:
+    """The linear map that an adapter is laid over; None if ``module`` is no adapter of one."""
+    base = module._modules.get("base_layer")
+    return base if base is not None and (isinstance(base, nn.Linear) or is_conv1d(base)) else None
+
+
+def _adapter_obstacle(module: nn.Module) -> str | None:
+    """Why the map below an adapter cannot be fitted; None if it can."""
+    if len(getattr(module, "lora_magnitude_vector", None) or ()):
+        return "its adapter (DoRA) also uses its weight elsewhere; merge the adapter"
+    return None
+
+
 def unfittable(model: nn.Module) -> dict[str, str]:
     """Names of weights and modules that compute linear maps but cannot be fitted, with the reason.
 
     Modules come under their own names and those of their weights, for patterns to match.
     """
     found = {}
+    adapters: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
+        over = next((each for each in adapters if name.startswith(f"{each}.")), None)
+        if _adapted(module) is not None and over is None:
+            adapters[name] = module
+            if (reason := _adapter_obstacle(module)) is not None:
+                found[name] = reason
+        if over is not None and module is _adapted(adapters[over]):
+            name = over
+        elif over is not None and is_linear_map(module):
+            found[name] = f"it belongs to the adapter of {over!r}; merge the adapter"
         reasons = {
             key: FUSED
             for key, parameter in module._parameters.items()
@@ -118,7 +162,8 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn
     Args:
         model: Any module.
         targets: One or more patterns: ``*`` matches any text, ``{a,b}`` lists alternatives,
-            ``{3..5}`` counts. The names inside a compiled or data-parallel model will do.
+            ``{3..5}`` counts. The names inside a compiled or data-parallel model, or one with
+            adapters, will do.
 
     Returns:
         A mapping from name to module; never empty.
@@ -127,7 +172,7 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn
         ValueError: a pattern matches no linear map; the message says why, or lists the closest
             names.
     """
-    maps = {name: module for name, module in model.named_modules() if is_linear_map(module)}
+    maps = linear_maps(model)
     prefix = wrapping_prefix(model)
     chosen = set(match_names(targets, list(maps), prefix=prefix, others=unfittable(model)))
     return {name: module for name, module in maps.items() if name in chosen}

@@ -1,10 +1,10 @@
-"""Wrappers around a model that forward every call: compilation and data parallelism."""
+"""Wrappers around a model that forward every call: compilation, data parallelism and PEFT's."""
 
 from torch import nn
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside wrappers of ``torch.compile`` and data parallelism, if any."""
+    """Return the module inside wrappers of compilation, data parallelism and PEFT, if any."""
     inner = _inner(model)
     return model if inner is None else unwrapped(inner[1])
 
@@ -16,6 +16,10 @@ def wrapping_prefix(model: nn.Module) -> str:
 
 
 def _inner(model: nn.Module) -> tuple[str, nn.Module] | None:
+    if type(model).__module__.startswith("peft."):
+        tuner = model._modules.get("base_model")
+        below = None if tuner is None else tuner._modules.get("model")
+        return None if below is None else ("base_model.model", below)
     parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
     name = "module" if parallel else "_orig_mod"
     inner = getattr(model, "_modules", {}).get(name)
