@@ -61,7 +61,7 @@ def _evaluate(options: Options, out: Path, measured_on: Suite) -> Result:
     """Measure the baseline once, then each model, into a report or one for each."""
     baseline = None
     if options.baseline is not None:
-        unedited = load_model(options.baseline, options)
+        unedited = load_model(options.baseline, options, quantised=True)
         baseline = evaluation.evaluate(unedited, measured_on, progress=options.progress)
         del unedited  # two models at a time may not fit
     measured = _models(options.model)
@@ -69,7 +69,7 @@ def _evaluate(options: Options, out: Path, measured_on: Suite) -> Result:
     lines, facts = [], []
     with new_directory("out", out) as part:
         for place in measured:
-            model = load_model(str(place), options)
+            model = load_model(str(place), options, quantised=True)
             report = evaluation.evaluate(
                 model, measured_on, baseline=baseline, progress=options.progress
             )

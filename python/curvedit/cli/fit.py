@@ -103,7 +103,7 @@ def _least_bytes(shapes: Sequence[Sequence[int]], options: Options) -> int:
 
 
 def _fit(options: Options, out: Path, data: Iterable[Any]) -> Result:
-    model = load_model(options.model, options)
+    model = load_model(options.model, options, quantised=True)
     factors = fitting.fit(
         model,
         data,

@@ -59,9 +59,10 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_model(path: str, options: Options) -> nn.Module:
-    """The model of a checkpoint directory, hub name or GGUF file."""
-    return models.load_model(path, dtype=options.dtype, device=options.device)
+def load_model(path: str, options: Options, *, quantised: bool = False) -> nn.Module:
+    """The model of a checkpoint directory, hub name or GGUF file; ``quantised`` if it may be."""
+    where = {"dtype": options.dtype, "device": options.device}
+    return models.load_model(path, **where, quantised=quantised)
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:

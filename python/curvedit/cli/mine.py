@@ -76,7 +76,7 @@ def _mine(options: Options, out: Path) -> Result:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         mined = mining.mine(
-            load_model(options.model, options),
+            load_model(options.model, options, quantised=True),
             corpus[0] if len(corpus) == 1 else [Path(each) for each in corpus],
             out=out,
             tokenizer=load_tokenizer(options),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from curvedit.editing.fitted import FittedWeight, require_fitted
-from curvedit.models import linear_maps, weight_of
+from curvedit.models import instead_of, linear_maps, weight_of
 
 
 def editable(model: nn.Module, targets: Mapping[str, FittedWeight]) -> dict[str, nn.Module]:
@@ -18,10 +18,9 @@ def editable(model: nn.Module, targets: Mapping[str, FittedWeight]) -> dict[str,
     for name in targets:
         module = maps.get(name)
         if module is None:
-            other = dict(model.named_modules()).get(name)
-            got = "none of that name" if other is None else type(other).__name__
             raise ValueError(
-                f"model: expected a linear map {name!r}, as in the selection, got {got}"
+                f"model: expected a linear map {name!r}, as in the selection, "
+                f"got {instead_of(model, name)}"
             )
         if weight_of(module).is_meta:
             raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from curvedit.models import weight_hash, weight_of
+from curvedit.models import is_quantised, weight_hash, weight_of
 
 KINDS = ("A", "G", "A_w", "G_w", "S")
 
@@ -119,8 +119,8 @@ class _Source(Protocol):
 
 
 def fingerprint(module: nn.Module | None) -> tuple[str, str]:
-    """Return the hash and dtype of a linear map's weight, or two empty strings for None."""
-    if module is None:
+    """The hash and dtype of a linear map's weight; empty for None or a quantised weight."""
+    if module is None or is_quantised(module):
         return "", ""
     weight = weight_of(module)
     return weight_hash(weight), str(weight.dtype)

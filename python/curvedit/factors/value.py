@@ -27,7 +27,7 @@ from curvedit.factors.directory import (
 )
 from curvedit.factors.target import Key, Target, TargetFactors, fingerprint
 from curvedit.files import file_hash, new_directory
-from curvedit.models import find_targets, linear_maps, weight_hash, weight_of
+from curvedit.models import find_targets, instead_of, linear_maps, weight_hash, weight_of
 from curvedit.ops import tiles
 
 _REMEDIES = {"A_w": "weighted=True", "G_w": "weighted=True", "S": "corrected='sequence'"}
@@ -334,10 +334,9 @@ class Factors(Mapping[str, TargetFactors]):
         for name, target in self.targets.items():
             module = maps.get(name)
             if module is None:
-                got = dict(model.named_modules()).get(name)
                 raise ValueError(
                     f"model: expected a linear map {name!r}, as in the factors, "
-                    f"got {type(got).__name__}"
+                    f"got {instead_of(model, name)}"
                 )
             if target.weight_sha256 and fingerprint(module) != (
                 target.weight_sha256,

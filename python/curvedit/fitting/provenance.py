@@ -12,9 +12,10 @@ from curvedit.models import (
     coverage_rows,
     fitted_share,
     identity_of,
-    is_linear_map,
+    is_quantised,
+    linear_maps,
     passed_over,
-    weight_of,
+    shape_of,
 )
 from curvedit.passes import Run
 
@@ -65,6 +66,13 @@ def notes_of(run: Run, targets: str | Sequence[str]) -> list[str]:
             f"{len(left)} of the weights that the patterns match cannot be fitted and stay as they "
             f"are, for example {name}: {reason}; the coverage in the manifest lists them"
         )
+    stored = [name for name, module in modules.items() if is_quantised(module)]
+    if stored:
+        notes.append(
+            f"{len(stored)} of {len(modules)} targets are quantised, for example {stored[0]}: "
+            "edit the unquantised checkpoint, of which it cannot be verified that these factors "
+            "are its own"
+        )
     idle = [name for name in modules if not tokens[name]]
     if len(idle) == len(modules):
         raise ValueError(
@@ -76,13 +84,13 @@ def notes_of(run: Run, targets: str | Sequence[str]) -> list[str]:
             f"{len(idle)} of {len(modules)} targets were never called and have no factors: "
             f"{', '.join(idle[:4])}"
         )
-    short = [name for name in modules if 0 < tokens[name] < max(weight_of(modules[name]).shape)]
+    short = [name for name in modules if 0 < tokens[name] < max(shape_of(modules[name]))]
     if short:
         name = short[0]
         notes.append(
             f"{len(short)} of {len(modules)} targets saw fewer positions than they have "
             f"dimensions, so their factors are rank-deficient: {name} of shape "
-            f"{tuple(weight_of(modules[name]).shape)} saw {tokens[name]}; fit on more data"
+            f"{shape_of(modules[name])} saw {tokens[name]}; fit on more data"
         )
     return notes
 
@@ -118,7 +126,7 @@ def require_coverage(
         )
     return {
         "targets": len(modules),
-        "linear_maps": sum(is_linear_map(module) for module in model.modules()),
+        "linear_maps": len(linear_maps(model, quantised=True)),
         "parameters": round(share, 4),
         "table": [row.to_json() for row in rows],
     }

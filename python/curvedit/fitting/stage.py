@@ -25,7 +25,10 @@ from curvedit.models import (
     find_stack,
     find_targets,
     frozen,
+    is_quantised,
+    is_repacked,
     require_fits,
+    shape_of,
     weight_of,
 )
 from curvedit.passes import LossFunction, Observer, Run
@@ -133,7 +136,7 @@ def fit(
                 "sample from, got 'sampled'"
             )
         task = "custom"
-    modules = find_targets(model, targets)
+    modules = find_targets(model, targets, quantised=True)
     require_coverage(model, modules, min_coverage)
     _require_weights(modules)
     if isinstance(batches, TokenBatches):
@@ -166,6 +169,13 @@ def fit(
 def _require_weights(modules: Mapping[str, nn.Module]) -> None:
     """Refuse weights that are not in memory, or not finite."""
     for name, module in modules.items():
+        if is_repacked(module):
+            raise ValueError(
+                f"model: expected weights that gradients can pass, got that of {name!r} repacked "
+                "for inference by bitsandbytes; load the model anew"
+            )
+        if is_quantised(module):
+            continue
         weight = weight_of(module)
         if weight.is_inference():
             raise ValueError(
@@ -188,7 +198,6 @@ def _fitted(observer: Observer) -> dict[str, Target]:
     found = {}
     for name, module in observer.targets.items():
         if observer.tokens[name]:
-            rows, columns = weight_of(module).shape
             group, tokens = observer.leaders[name], observer.tokens[name]
-            found[name] = Target((rows, columns), group, tokens, *fingerprint(module))
+            found[name] = Target(shape_of(module), group, tokens, *fingerprint(module))
     return found

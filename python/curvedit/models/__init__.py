@@ -27,6 +27,7 @@ from curvedit.models.coverage import CoverageRow, coverage_rows, fitted_share, p
 from curvedit.models.gguf_files import conversion_hint, is_gguf, require_readers
 from curvedit.models.linear_maps import (
     find_targets,
+    instead_of,
     is_linear_map,
     linear_maps,
     match_names,
@@ -34,6 +35,7 @@ from curvedit.models.linear_maps import (
     weight_of,
 )
 from curvedit.models.loading import load_model, load_tokenizer, model_class, read_object
+from curvedit.models.quantised import is_quantised, is_repacked, shape_of
 from curvedit.models.skeleton import parameter_names
 from curvedit.models.threads import exclusive
 
@@ -61,8 +63,11 @@ __all__ = [
     "frozen",
     "hidden_of",
     "identity_of",
+    "instead_of",
     "is_gguf",
     "is_linear_map",
+    "is_quantised",
+    "is_repacked",
     "language_logits",
     "linear_maps",
     "load_model",
@@ -78,6 +83,7 @@ __all__ = [
     "require_causal",
     "require_fits",
     "require_readers",
+    "shape_of",
     "vocabulary_of",
     "weight_hash",
     "weight_of",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from curvedit.data import Batch
 from curvedit.meter import beat
+from curvedit.models.quantised import repacking
 from curvedit.models.threads import exclusive
 from curvedit.models.wrapping import unwrapped
 
@@ -85,6 +86,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         }
         caching = [each for each in found.values() if getattr(each, "use_cache", None) is True]
         model.eval()
+        for module in repacking(model):  # they have no other use for the mode
+            module.training = True
         for config in caching:
             config.use_cache = False
         try:

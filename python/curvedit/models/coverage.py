@@ -75,7 +75,7 @@ def fitted_share(rows: list[CoverageRow]) -> float:
 
 def passed_over(model: nn.Module, targets: str | Sequence[str]) -> dict[str, str]:
     """Weights of linear maps that the patterns match but that cannot be fitted, with the reason."""
-    return matching(targets, unfittable(model), prefix=wrapping_prefix(model))
+    return matching(targets, unfittable(model, quantised=True), prefix=wrapping_prefix(model))
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:

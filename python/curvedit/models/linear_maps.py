@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from curvedit.meter import beat
+from curvedit.models.quantised import is_quantised
 from curvedit.models.wrapping import wrapping_prefix
 
 FUSED = "several matrices in one tensor, such as fused experts"
@@ -41,6 +42,8 @@ def is_linear_map(module: nn.Module) -> bool:
 def obstacle(module: nn.Module) -> str | None:
     """Why the weight of a linear map cannot be fitted and edited as it is; None if it can."""
     weight = module._parameters.get("weight")
+    if is_quantised(module):
+        return f"its weight is quantised ({type(module).__name__}, {type(weight).__name__})"
     if weight is None:
         return "its weight is computed from other parameters"
     if hasattr(type(weight.data), "__tensor_flatten__"):  # made of other tensors
@@ -59,12 +62,16 @@ def is_fused(module: nn.Module, parameter: Tensor) -> bool:
     )
 
 
-def linear_maps(model: nn.Module) -> dict[str, nn.Module]:
+def linear_maps(model: nn.Module, *, quantised: bool = False) -> dict[str, nn.Module]:
     """Every linear map that can be fitted and edited as it is, by name, in the model's own order.
 
     A map that an adapter is laid over, as PEFT does it, goes by the name that it has without the
-    adapter, whose own maps are left out.
+    adapter, whose own maps are left out. With ``quantised``, also those that can be fitted only.
     """
+
+    def counts(module: nn.Module) -> bool:
+        return is_linear_map(module) or (quantised and is_quantised(module))
+
     found: dict[str, nn.Module] = {}
     adapters: list[str] = []
     for name, module in model.named_modules():
@@ -73,11 +80,21 @@ def linear_maps(model: nn.Module) -> dict[str, nn.Module]:
         base = _adapted(module)
         if base is not None:
             adapters.append(f"{name}.")
-            if is_linear_map(base) and _adapter_obstacle(module) is None:
+            if counts(base) and _adapter_obstacle(module) is None:
                 found[name] = base
-        elif is_linear_map(module):
+        elif counts(module):
             found[name] = module
     return found
+
+
+def instead_of(model: nn.Module, name: str) -> str:
+    """What a model has under the name of a linear map that it lacks, for messages."""
+    found = linear_maps(model, quantised=True).get(name) or dict(model.named_modules()).get(name)
+    if found is None:
+        return "none of that name"
+    if is_quantised(found):
+        return f"one whose weight is quantised ({type(found).__name__}); give the unquantised model"
+    return type(found).__name__
 
 
 def _adapted(module: nn.Module) -> nn.Module | None:
@@ -93,10 +110,11 @@ def _adapter_obstacle(module: nn.Module) -> str | None:
     return None
 
 
-def unfittable(model: nn.Module) -> dict[str, str]:
+def unfittable(model: nn.Module, *, quantised: bool = False) -> dict[str, str]:
     """Names of weights and modules that compute linear maps but cannot be fitted, with the reason.
 
-    Modules come under their own names and those of their weights, for patterns to match.
+    Modules come under their own names and those of their weights, for patterns to match. With
+    ``quantised``, without those that can be fitted but not edited.
     """
     found = {}
     adapters: dict[str, nn.Module] = {}
@@ -116,7 +134,8 @@ def unfittable(model: nn.Module) -> dict[str, str]:
             if parameter is not None and is_fused(module, parameter)
         }
         looks_linear = isinstance(module, nn.Linear) or is_conv1d(module)
-        if looks_linear and (reason := obstacle(module)) is not None:
+        is_left_out = looks_linear and not (quantised and is_quantised(module))
+        if is_left_out and (reason := obstacle(module)) is not None:
             found[name] = reason
         found.update({f"{name}.{key}": reason for key, reason in reasons.items()})
     return found
@@ -156,7 +175,9 @@ def expand(pattern: str) -> list[str]:
     return ["".join(parts) for parts in itertools.product(*pieces)]
 
 
-def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn.Module]:
+def find_targets(
+    model: nn.Module, targets: str | Sequence[str], *, quantised: bool = False
+) -> dict[str, nn.Module]:
     """Return the linear maps whose names match, in the model's own order.
 
     Args:
@@ -164,6 +185,7 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn
         targets: One or more patterns: ``*`` matches any text, ``{a,b}`` lists alternatives,
             ``{3..5}`` counts. The names inside a compiled or data-parallel model, or one with
             adapters, will do.
+        quantised: Take also maps whose weights are quantised, which cannot be edited.
 
     Returns:
         A mapping from name to module; never empty.
@@ -172,9 +194,13 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn
         ValueError: a pattern matches no linear map; the message says why, or lists the closest
             names.
     """
-    maps = linear_maps(model)
+    maps = linear_maps(model, quantised=quantised)
     prefix = wrapping_prefix(model)
-    chosen = set(match_names(targets, list(maps), prefix=prefix, others=unfittable(model)))
+    chosen = set(
+        match_names(
+            targets, list(maps), prefix=prefix, others=unfittable(model, quantised=quantised)
+        )
+    )
     return {name: module for name, module in maps.items() if name in chosen}
 
 

@@ -5,9 +5,10 @@ Nothing that is loaded runs code of its own: no remote code, no pickled weights.
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from curvedit.models.gguf_files import (
     without_bars,
 )
 
+_READABLE = ("bitsandbytes", "torchao")  # methods of quantisation, and packages
+
 
 def _transformers() -> Any:
     try:
@@ -36,7 +39,13 @@ def _transformers() -> Any:
     return transformers
 
 
-def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = None) -> nn.Module:
+def load_model(
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    quantised: bool = False,
+) -> nn.Module:
     """Load a checkpoint directory or hub name as the class that its config names, or a GGUF file.
 
     Args:
@@ -45,13 +54,16 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = No
         dtype: "auto" for the checkpoint's own dtype (float32 for a GGUF file), or "float32",
             "bfloat16", "float16".
         device: "cpu", "cuda", …; None uses CUDA if it is available.
+        quantised: Take also checkpoints that bitsandbytes or torchao has quantised, which can be
+            fitted and measured, but not edited.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
         FileNotFoundError: a path that looks local does not exist, or has no safetensors.
-        ModuleNotFoundError: transformers is not installed; or, for a GGUF file, gguf or accelerate.
+        ModuleNotFoundError: transformers is not installed; or what a quantised checkpoint or a GGUF
+            file needs.
         ValueError: the device is not there; or the config is damaged, names no class of
             transformers, or is that of a quantised model or an encoder-decoder; or the checkpoint
             lacks tensors of that class or cannot be read; or the GGUF file is damaged, or of an
@@ -59,7 +71,7 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = No
         OSError: a hub name is not found.
     """
     target = _available(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    architecture, config = model_class(path)
+    architecture, config = model_class(path, quantised=quantised)
     place, options = source_of(path)
     if options:
         options = {**options, **dequantised(_transformers()), "config": config}
@@ -97,12 +109,15 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str | None = No
     return loaded
 
 
-def model_class(path: str | Path, name: str = "model") -> tuple[Any, Any]:
+def model_class(
+    path: str | Path, name: str = "model", *, quantised: bool = False
+) -> tuple[Any, Any]:
     """Return the class of transformers that a checkpoint's config names, and the config.
 
     Args:
         path: A checkpoint directory, a hub name or a GGUF file.
         name: The caller's argument, for messages about a GGUF file.
+        quantised: As for :func:`load_model`.
 
     Returns:
         The class and the config; of a GGUF file, the class for language modelling.
@@ -129,7 +144,7 @@ def model_class(path: str | Path, name: str = "model") -> tuple[Any, Any]:
                 "load the model in Python and call curvedit.fit on it"
             ) from error
         raise
-    _require_unquantised(path, {**config.to_dict(), **raw})
+    _require_unquantised(path, {**config.to_dict(), **raw}, _READABLE if quantised else ())
     names = getattr(config, "architectures", None) or []
     first = names[0] if isinstance(names, list) and names else None
     architecture = getattr(transformers, first, None) if isinstance(first, str) else None
@@ -248,11 +263,20 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _require_unquantised(path: str | Path, config: Mapping[str, Any]) -> None:
+def _require_unquantised(
+    path: str | Path, config: Mapping[str, Any], readable: Collection[str]
+) -> None:
     for part in (config, *(each for each in config.values() if isinstance(each, dict))):
         found = part.get("quantization_config") or part.get("compression_config")
         if found:
             method = found.get("quant_method", "unnamed") if isinstance(found, dict) else found
+            if method in readable and find_spec(method) is not None:
+                continue
+            if method in readable:
+                raise ModuleNotFoundError(
+                    f"model: {path} is quantised by {method}; pip install {method}, or give the "
+                    "unquantised checkpoint"
+                )
             raise ValueError(
                 f"model: {path} is quantised ({method}); edit the unquantised checkpoint"
             )
