@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from curvedit.editing.fitted import FittedWeight, require_fitted
-from curvedit.models import instead_of, linear_maps, weight_of
+from curvedit.models import instead_of, maps_of, weight_of
 
 
 def editable(model: nn.Module, targets: Mapping[str, FittedWeight]) -> dict[str, nn.Module]:
@@ -14,7 +14,7 @@ def editable(model: nn.Module, targets: Mapping[str, FittedWeight]) -> dict[str,
     Raises:
         ValueError: a target is missing, not in memory, not the fitted weight, or shares memory.
     """
-    maps = linear_maps(model)
+    maps = maps_of(model)
     for name in targets:
         module = maps.get(name)
         if module is None:

@@ -27,7 +27,7 @@ from curvedit.factors.directory import (
 )
 from curvedit.factors.target import Key, Target, TargetFactors, fingerprint
 from curvedit.files import file_hash, new_directory
-from curvedit.models import find_targets, instead_of, linear_maps, weight_hash, weight_of
+from curvedit.models import find_targets, instead_of, maps_of, weight_hash, weight_of
 from curvedit.ops import tiles
 
 _REMEDIES = {"A_w": "weighted=True", "G_w": "weighted=True", "S": "corrected='sequence'"}
@@ -330,7 +330,7 @@ class Factors(Mapping[str, TargetFactors]):
         Raises:
             ValueError: a target differs or is missing; the message names the first.
         """
-        maps = linear_maps(model)
+        maps = maps_of(model)
         for name, target in self.targets.items():
             module = maps.get(name)
             if module is None:

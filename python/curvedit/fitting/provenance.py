@@ -13,7 +13,7 @@ from curvedit.models import (
     fitted_share,
     identity_of,
     is_quantised,
-    linear_maps,
+    maps_of,
     passed_over,
     shape_of,
 )
@@ -126,7 +126,7 @@ def require_coverage(
         )
     return {
         "targets": len(modules),
-        "linear_maps": len(linear_maps(model, quantised=True)),
+        "linear_maps": len(maps_of(model, quantised=True)),
         "parameters": round(share, 4),
         "table": [row.to_json() for row in rows],
     }

@@ -62,7 +62,7 @@ def is_fused(module: nn.Module, parameter: Tensor) -> bool:
     )
 
 
-def linear_maps(model: nn.Module, *, quantised: bool = False) -> dict[str, nn.Module]:
+def maps_of(model: nn.Module, *, quantised: bool = False) -> dict[str, nn.Module]:
     """Every linear map that can be fitted and edited as it is, by name, in the model's own order.
 
     A map that an adapter is laid over, as PEFT does it, goes by the name that it has without the
@@ -89,7 +89,7 @@ def linear_maps(model: nn.Module, *, quantised: bool = False) -> dict[str, nn.Mo
 
 def instead_of(model: nn.Module, name: str) -> str:
     """What a model has under the name of a linear map that it lacks, for messages."""
-    found = linear_maps(model, quantised=True).get(name) or dict(model.named_modules()).get(name)
+    found = maps_of(model, quantised=True).get(name) or dict(model.named_modules()).get(name)
     if found is None:
         return "none of that name"
     if is_quantised(found):
@@ -194,7 +194,7 @@ def find_targets(
         ValueError: a pattern matches no linear map; the message says why, or lists the closest
             names.
     """
-    maps = linear_maps(model, quantised=quantised)
+    maps = maps_of(model, quantised=quantised)
     prefix = wrapping_prefix(model)
     chosen = set(
         match_names(

@@ -14,7 +14,7 @@ from torch import nn
 from curvedit import meter
 from curvedit.checks import require_choice, require_share
 from curvedit.factors import Factors
-from curvedit.models import frozen, linear_maps, match_names, weight_of
+from curvedit.models import frozen, maps_of, match_names, weight_of
 from curvedit.ranking.criteria import CRITERIA, Criterion, NoCurvatureError, Request
 from curvedit.ranking.price import Price, price_of, share_within
 from curvedit.ranking.thresholds import ComparableScores, Kept, common_threshold
@@ -194,7 +194,7 @@ def _prices(
 ) -> list[Price]:
     """What each target's components cost; with scope "model", all targets' together."""
     factors.require_model(model)
-    modules = linear_maps(model)
+    modules = maps_of(model)
     prices = []
     with meter.progress(len(names), unit="target", what="price", shown=shown) as bar:
         for name in names:
@@ -278,7 +278,7 @@ def _requests(
     weights = {}
     if criterion.reads_weights and model is not None:
         factors.require_model(model)
-        modules = linear_maps(model)
+        modules = maps_of(model)
         weights = {name: weight_of(modules[name]) for name in names}
     return [
         Request(factors, name, number, weights.get(name), seed) for number, name in enumerate(names)

@@ -12,7 +12,7 @@ from curvedit.data import Ids, Passages
 from curvedit.editing import Edit, Original, TargetEdit, editable, restored_on_error
 from curvedit.factors import Factors
 from curvedit.forgetting import forget
-from curvedit.models import linear_maps, weight_hash, weight_of
+from curvedit.models import maps_of, weight_hash, weight_of
 from curvedit.projection import project
 from curvedit.ranking import rank
 
@@ -125,7 +125,7 @@ def add_noise(
 
 def change_of(edit: Edit, model: nn.Module) -> float:
     """Norm of the change of all edited weights over the norm of those weights."""
-    modules = linear_maps(model)
+    modules = maps_of(model)
     norms = {name: float(weight_of(modules[name]).float().norm()) for name in edit.targets}
     total = sum(norm**2 for norm in norms.values())
     changed = sum((each.change * norms[name]) ** 2 for name, each in edit.targets.items())

@@ -23,7 +23,7 @@ from curvedit.data import Ids, Passages
 from curvedit.evaluation import Divergence, Sampling, Suite, evaluate, forced
 from curvedit.factors import Factors
 from curvedit.forgetting import FirstStep, first_steps
-from curvedit.models import find_stack, linear_maps, weight_of
+from curvedit.models import find_stack, maps_of, weight_of
 from curvedit.projection import project
 from curvedit.ranking import rank
 from curvedit.study.arms import change_of
@@ -176,7 +176,7 @@ def measure_map(
 @contextmanager
 def _stepped(model: nn.Module, name: str, step: FirstStep) -> Iterator[None]:
     """Inside, the weight of one target has taken its first step, of the damage allowed."""
-    weight = weight_of(linear_maps(model)[name])
+    weight = weight_of(maps_of(model)[name])
     content = weight.detach().clone()
     length = (_ALLOWED / _RATIO / step.damage) ** 0.5 if step.damage > 0 else 0.0
     with torch.no_grad():
