@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 _EVERY = 10.0  # seconds between two lines off a terminal
+_CGROUP = Path("/sys/fs/cgroup")  # version 2
 
 
 @dataclass
@@ -38,6 +39,35 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on a CUDA device, or in this process; None if unknown."""
+    if _has_gauge(device):
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    if device.type != "cpu":
+        return None
+    try:
+        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return None
+    if found is None:
+        return None
+    available, limit = int(found[1]) * 1024, _container_room()
+    return available if limit is None else min(available, limit)
+
+
+def _container_room() -> int | None:
+    """Bytes below the limit of this container, file caches not counted; None without a limit."""
+    try:
+        limit, used = (
+            int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current")
+        )
+        cached = re.search(r"^inactive_file (\d+)$", (_CGROUP / "memory.stat").read_text(), re.M)
+    except (OSError, ValueError):  # "max"
+        return None
+    return max(0, limit - used + (int(cached[1]) if cached else 0))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """``curvedit fit``: checkpoint directory and data to a factor directory."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,26 +80,13 @@ def _prepare(options: Options) -> Job:
     skeleton = read_skeleton("model", options.model, modules=True)
     if skeleton.modules is not None:
         chosen = models.find_targets(skeleton.modules, options.targets)
-        shapes = [models.weight_of(module).shape for module in chosen.values()]
-        require_room(out, _least_bytes(shapes, options))
+        shapes = {name: models.shape_of(module) for name, module in chosen.items()}
+        extra = {"weighted": options.weighted, "corrected": options.corrected is not None}
+        require_room(out, fitting.least_bytes(shapes, **extra))
         fitting.require_coverage(skeleton.modules, chosen, options.min_coverage)
     data = batches(options.data, options)
     require_data_fits("data", skeleton, data)
     return lambda: _fit(options, out, data)
-
-
-def _least_bytes(shapes: Sequence[Sequence[int]], options: Options) -> int:
-    """What the factors of weights (d_out, d_in) need on disk at least, wherever inputs are shared.
-
-    Sums are float32 triangles; one ``A`` may serve all targets of the same width.
-    """
-    widths = {columns for _, columns in shapes}
-    numbers = sum(n * n // 2 for n in widths) + sum(rows * rows // 2 for rows, _ in shapes)
-    if options.weighted:
-        numbers += sum((rows * rows + columns * columns) // 2 for rows, columns in shapes)
-    if options.corrected is not None:
-        numbers += sum(rows * columns for rows, columns in shapes)
-    return 4 * numbers
 
 
 def _fit(options: Options, out: Path, data: Iterable[Any]) -> Result:

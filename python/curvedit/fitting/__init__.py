@@ -1,7 +1,8 @@
 """Stage 1, fit: a model and batches of data in, Factors out."""
 
+from curvedit.fitting.memory import least_bytes
 from curvedit.fitting.provenance import require_coverage
 from curvedit.fitting.second_pass import PER
 from curvedit.fitting.stage import fit
 
-__all__ = ["PER", "fit", "require_coverage"]
+__all__ = ["PER", "fit", "least_bytes", "require_coverage"]

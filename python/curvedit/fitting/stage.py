@@ -10,6 +10,7 @@ from torch import nn
 from curvedit.checks import is_finite, require_choice
 from curvedit.data import TASKS, TokenBatches
 from curvedit.factors import Factors, Target, fingerprint
+from curvedit.fitting.memory import require_memory
 from curvedit.fitting.moments import Moments
 from curvedit.fitting.objective import Objective
 from curvedit.fitting.provenance import (
@@ -93,9 +94,10 @@ def fit(
 
     Raises:
         TypeError: a batch is of an unknown kind.
-        ValueError: a pattern matches nothing, too little is covered, the data is empty or does not
-            fit the model, a batch has no loss term, a target is no plain ``y = W a + b``, weights,
-            activations or gradients are not finite, or the model is not causal; or, with
+        ValueError: a pattern matches nothing, too little is covered, the sums cannot fit into
+            memory, the data is empty or does not fit the model, a batch has no loss term, a target
+            is no plain ``y = W a + b``, weights, activations or gradients are not finite, or the
+            model is not causal; or, with
             ``corrected``, ``batches`` is not re-iterable or changes between passes.
         RuntimeError: the loss does not depend on a target, or another thread uses the model.
 
@@ -139,6 +141,7 @@ def fit(
     modules = find_targets(model, targets, quantised=True)
     require_coverage(model, modules, min_coverage)
     _require_weights(modules)
+    require_memory(modules, device_of(model), weighted=weighted, corrected=corrected is not None)
     if isinstance(batches, TokenBatches):
         require_fits("batches", model, batches.longest, batches.largest)
     device = device_of(model)
