@@ -32,8 +32,8 @@ def test_a_head_over_a_vocabulary_is_refused_before_work():
 
 
 def test_what_fits_is_run():
+    pairs = [(torch.randn(2, 8), torch.tensor([0, 1]))]
     with pytest.raises(AssertionError, match="the model was run"):
-        pairs = [(torch.randn(2, 8), torch.tensor([0, 1]))]
         curvedit.fit(Head(), pairs, targets="small", progress=False)
 
 
@@ -49,6 +49,7 @@ def test_the_least_is_what_tiles_of_these_widths_take():
     assert tiles.zeros(300).numel() * 4 >= 4 * 300 * 301 // 2
 
 
+@pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
 def test_the_largest_share_is_named(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda _: 1000)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 30), nn.Linear(30, 2))
