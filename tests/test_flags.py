@@ -44,6 +44,7 @@ FLAGS = {
         --corrected of sequence|position
         --inputs-on DEVICE
         --min-coverage SHARE as float = 0.0
+        --snapshot-minutes M as float = 10.0
         {LOADING_AND_DATA}
         {NO_PROGRESS}
     """,

@@ -67,13 +67,21 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="fail unless the targets hold this share of the parameters, from 0 to 1 (0)",
     )
+    parser.add_argument(
+        "--snapshot-minutes",
+        type=float,
+        default=10.0,
+        metavar="M",
+        help="keep what is done so far in OUT.unfinished, from which the same command goes on "
+        "after a stop, every M minutes (10; 0 for never)",
+    )
     add_loading_flags(parser)
     add_data_flags(parser)
     add_progress_flag(parser)
 
 
 def _prepare(options: Options) -> Job:
-    require_at_least(options, seed=0)
+    require_at_least(options, seed=0, snapshot_minutes=0)
     require_device("device", options.device)
     require_device("inputs_on", options.inputs_on)
     out = require_place(options.out)
@@ -90,6 +98,8 @@ def _prepare(options: Options) -> Job:
 
 
 def _fit(options: Options, out: Path, data: Iterable[Any]) -> Result:
+    minutes = options.snapshot_minutes
+    snapshots = out.with_name(f"{out.name}.unfinished")
     model = load_model(options.model, options, quantised=True)
     factors = fitting.fit(
         model,
@@ -102,10 +112,13 @@ def _fit(options: Options, out: Path, data: Iterable[Any]) -> Result:
         positions=options.positions,
         min_coverage=options.min_coverage,
         inputs_on=options.inputs_on,
+        snapshots=snapshots if minutes else None,
+        snapshot_every=60 * minutes,
         progress=options.progress,
     )
     factors.save(out)
     record(options, out)
+    fitting.discard(snapshots)
     facts = factors.provenance
     text = coverage_table(facts["coverage"]) + (
         f"\n{out}: {len(factors)} targets, "

@@ -47,7 +47,10 @@ _STAGES = (
     _Stage(PROJECT, "model", "curvedit.json", "model"),
     _Stage(EVALUATE, "report", "report.json"),
 )
-_NOT_OF_THE_RESULT = {"out", "factors", "selection", "baseline", "progress", "verb"}
+_NOT_OF_THE_RESULT = {
+    *("out", "factors", "selection", "baseline"),
+    *("progress", "snapshot_minutes", "verb"),
+}
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

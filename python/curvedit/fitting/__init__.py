@@ -3,6 +3,7 @@
 from curvedit.fitting.memory import least_bytes
 from curvedit.fitting.provenance import require_coverage
 from curvedit.fitting.second_pass import PER
+from curvedit.fitting.snapshots import discard
 from curvedit.fitting.stage import fit
 
-__all__ = ["PER", "fit", "least_bytes", "require_coverage"]
+__all__ = ["PER", "discard", "fit", "least_bytes", "require_coverage"]

@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from curvedit.fitting.provenance import (
     require_coverage,
 )
 from curvedit.fitting.second_pass import PER, correct
+from curvedit.fitting.snapshots import Snapshots
 from curvedit.meter import metered
 from curvedit.models import (
     default_logits_bytes,
@@ -31,6 +34,7 @@ from curvedit.models import (
     require_fits,
     shape_of,
     weight_of,
+    weights_fingerprint,
 )
 from curvedit.passes import LossFunction, Observer, Run
 
@@ -50,6 +54,8 @@ def fit(
     min_coverage: float = 0.0,
     inputs_on: str | torch.device | None = None,
     logits_bytes: int | None = None,
+    snapshots: str | Path | None = None,
+    snapshot_every: float = 600.0,
     progress: bool = True,
 ) -> Factors:
     """Fit Kronecker factors of the Fisher information of a model's linear maps.
@@ -87,6 +93,11 @@ def fit(
         inputs_on: Device that keeps block inputs until the backward pass; None: the model's own.
         logits_bytes: Bound on the memory of logits and what the loss makes of them; None means
             96 MiB on a CPU and 256 MiB elsewhere.
+        snapshots: Directory for snapshots of the unfinished fit. A fit of the same model, data and
+            settings that finds some there goes on from the last good one, and its factors are
+            bit-identical to those of a fit that was never stopped. They stay until
+            ``fitting.discard`` removes them, once the factors are saved.
+        snapshot_every: Seconds between two of them, at the end of a batch.
         progress: Show a progress bar with positions/s, time left and peak memory.
 
     Returns:
@@ -97,7 +108,7 @@ def fit(
         ValueError: a pattern matches nothing, too little is covered, the sums cannot fit into
             memory, the data is empty or does not fit the model, a batch has no loss term, a target
             is no plain ``y = W a + b``, weights, activations or gradients are not finite, or the
-            model is not causal; or, with
+            model is not causal; snapshots are of another fit; or, with
             ``corrected``, ``batches`` is not re-iterable or changes between passes.
         RuntimeError: the loss does not depend on a target, or another thread uses the model.
 
@@ -152,8 +163,15 @@ def fit(
     stack = find_stack(model, list(modules))
     objective = Objective(labels, seed, loss)
     run = Run(model, stack, objective, observer, moments, where, bound)
+    keeper = None
+    if snapshots is not None:
+        made_by = _made_by(run, objective, batches, task, weighted)
+        keeper = Snapshots(snapshots, made_by, snapshot_every)
+        keeper.restore(run, moments)
     with metered(device) as meter, frozen(model), observer.attached():
-        run.over(batches, task, shown=progress, what="fit")
+        run.over(batches, task, shown=progress, what="fit", keeper=keeper)
+    if keeper is not None:
+        meter.seconds += keeper.seconds
     notes = notes_of(run, targets)
     idle = [name for name in modules if not observer.tokens[name]]
     coverage = require_coverage(model, modules, min_coverage, idle)
@@ -167,6 +185,25 @@ def fit(
     if corrected is not None:
         correct(factors, run, batches, per=corrected, progress=progress)
     return factors
+
+
+def _made_by(
+    run: Run, objective: Objective, batches: Any, task: str | None, weighted: bool
+) -> dict[str, Any]:
+    """What decides the sums of a pass, for snapshots."""
+    return {
+        "model": weights_fingerprint(run.model),
+        "targets": list(run.observer.targets),
+        "data": getattr(batches, "identity", "batches given in Python"),
+        "labels": objective.labels,
+        "seed": objective.seed,
+        "loss": getattr(objective.custom, "__qualname__", str(objective.custom)),
+        "task": task,
+        "positions": run.observer.positions,
+        "weighted": weighted,
+        "logits_bytes": run.logits_bytes,
+        "version": version("curvedit"),
+    }
 
 
 def _require_weights(modules: Mapping[str, nn.Module]) -> None:

@@ -12,9 +12,15 @@ from torch import nn
 from curvedit.data import fingerprint_of
 from curvedit.evaluation import Passages, greedy_continuations
 from curvedit.mining.splitting import split_sides
-from curvedit.mining.state import State, fingerprint
+from curvedit.mining.state import State
 from curvedit.mining.windows import Corpus, Ids, tells, without_overlaps
-from curvedit.models import device_of, identity_of, require_causal, require_fits
+from curvedit.models import (
+    device_of,
+    identity_of,
+    require_causal,
+    require_fits,
+    weights_fingerprint,
+)
 
 
 class Search:
@@ -54,7 +60,7 @@ class Search:
     def state(self, out: Path, tokenizer: Any) -> State:
         """The file of what is screened, made or found."""
         what = {
-            "model": {**identity_of(self.model), "sha256": fingerprint(self.model)},
+            "model": {**identity_of(self.model), "sha256": weights_fingerprint(self.model)},
             "corpus": self.corpus.sha256(),
             "tokenizer": fingerprint_of(tokenizer),
             "opening": [list(self.opening), self.bos],

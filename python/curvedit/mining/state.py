@@ -1,13 +1,11 @@
 """What an interrupted screening has found, kept in a file beside the output."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 
 class State:
@@ -55,15 +53,6 @@ class State:
     def remove(self) -> None:
         """Remove the file: the screening is done."""
         self.path.unlink(missing_ok=True)
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of the first thousand numbers of every parameter: enough to tell models apart."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        head = parameter.detach().flatten()[:1000].float().cpu().numpy()
-        digest.update(f"{name} {tuple(parameter.shape)} ".encode() + head.tobytes())
-    return digest.hexdigest()
 
 
 def _difference(head: str, what: dict[str, Any]) -> str:

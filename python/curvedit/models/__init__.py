@@ -20,6 +20,7 @@ from curvedit.models.calling import (
     pieces,
     require_fits,
     vocabulary_of,
+    weights_fingerprint,
 )
 from curvedit.models.causality import CausalityError, require_causal
 from curvedit.models.conversion import DTYPES, convert_gguf
@@ -87,4 +88,5 @@ __all__ = [
     "vocabulary_of",
     "weight_hash",
     "weight_of",
+    "weights_fingerprint",
 ]

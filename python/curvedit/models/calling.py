@@ -5,6 +5,7 @@ with only those options that its ``forward`` declares. The logits of all positio
 once: :func:`pieces` splits a batch.
 """
 
+import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -145,6 +146,16 @@ def dtype_of(model: nn.Module) -> str:
     for parameter in model.parameters():
         return str(parameter.dtype).removeprefix("torch.")
     return "no parameters"
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """SHA-256 of the first thousand numbers of every parameter: enough to tell models apart."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} ".encode())
+        if not hasattr(type(parameter.data), "__tensor_flatten__"):  # made of other tensors
+            digest.update(parameter.detach().flatten()[:1000].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def identity_of(model: nn.Module) -> dict[str, Any]:

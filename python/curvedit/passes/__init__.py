@@ -7,12 +7,13 @@ stages that need gradients, ``fit`` and ``forget``, give the loss and the accumu
 from curvedit.passes.fidelity import Fidelity
 from curvedit.passes.loss import Loss, LossFunction
 from curvedit.passes.observer import Call, NoGradientError, Observer
-from curvedit.passes.run import Accumulator, Run
+from curvedit.passes.run import Accumulator, Keeper, Run
 
 __all__ = [
     "Accumulator",
     "Call",
     "Fidelity",
+    "Keeper",
     "Loss",
     "LossFunction",
     "NoGradientError",

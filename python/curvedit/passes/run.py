@@ -28,6 +28,16 @@ class Accumulator(Protocol):
         """Add one call of a target and its output gradients."""
 
 
+class Keeper(Protocol):
+    """Looks at every batch, and keeps what an interrupted run goes on from."""
+
+    def saw(self, raw: Any, run: "Run") -> None:
+        """A batch is about to be processed, or passed over."""
+
+    def took(self, run: "Run") -> None:
+        """A batch was processed."""
+
+
 @dataclass
 class Run:
     """A pass and its progress.
@@ -57,8 +67,16 @@ class Run:
             return f"whole model: {self.reason or 'it has no list of blocks'}"
         return f"block by block through {self.stack.name}, down to block {self.stack.lowest}"
 
-    def over(self, batches: Iterable[Any], task: str | None, *, shown: bool, what: str) -> None:
-        """Process every batch.
+    def over(
+        self,
+        batches: Iterable[Any],
+        task: str | None,
+        *,
+        shown: bool,
+        what: str,
+        keeper: Keeper | None = None,
+    ) -> None:
+        """Process every batch but those that were processed before, by the count in ``batches``.
 
         Raises:
             TypeError: a batch is of an unknown kind.
@@ -68,8 +86,17 @@ class Run:
         """
         device = device_of(self.model)
         total = getattr(batches, "tokens", None)
+        done, task = self.batches, self.task or task
         with progress(total, unit="tok", what=what, shown=shown) as bar:
-            for raw in batches:
+            if done:
+                bar.update(self.positions)
+            count = 0
+            for number, raw in enumerate(batches):
+                count = number + 1
+                if keeper is not None:
+                    keeper.saw(raw, self)
+                if number < done:
+                    continue
                 batch = read_batch(raw, self.batches, self.samples, device, task)
                 if batch.task == "language" and isinstance(batch.inputs, Mapping):
                     ids = batch.inputs["input_ids"]
@@ -90,6 +117,13 @@ class Run:
                 self.loss_terms += batch.loss_terms
                 bar.note(f"peak {peak_memory(device) / 2**30:.2f} GiB")
                 bar.update(batch.positions)
+                if keeper is not None:
+                    keeper.took(self)
+        if count < done:
+            raise ValueError(
+                f"batches: expected the {done} that were processed before and those that follow, "
+                f"got {count}"
+            )
         if not self.task:
             raise ValueError(
                 "batches: expected at least one batch, got none; check the data source"
