@@ -1,5 +1,7 @@
 """Tiny random models of many families, and ragged data for them."""
 
+from pathlib import Path
+
 import torch
 import transformers
 from torch import Tensor, nn
@@ -141,3 +143,10 @@ def selection_of(model: nn.Module, names: list[str]) -> Selection:
         moments[name] = (*(half.T @ half for half in halves), 9)
     factors = Factors.from_moments(moments, model=model)
     return rank(factors, keep_mass=0.6, progress=False)
+
+
+def as_of_other_data(factors: str | Path, out: str | Path) -> Path:
+    """Copy factors, recorded as those of other data, so that the two can be merged."""
+    other = Factors.load(factors)
+    other.provenance["rows"] = {"count": 1, "least": ["00000000000000ff"]}
+    return other.save(out)

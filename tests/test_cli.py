@@ -181,10 +181,14 @@ def test_run_from_one_file(place, tmp_path):
     assert ours == theirs
 
 
-def test_merge(place, tmp_path):
+def test_merge(place, tmp_path, capsys):
     kind, directory = place
     factors = fitted(kind, directory)
-    assert run("merge", "--factors", factors, factors, "--out", tmp_path / "twice") == 0
+    assert run("merge", "--factors", factors, factors, "--out", tmp_path / "twice") == 1
+    assert "about 100% of whose samples are the same" in capsys.readouterr().err
+    assert not (tmp_path / "twice").exists()
+    other = models.as_of_other_data(factors, tmp_path / "other")
+    assert run("merge", "--factors", factors, other, "--out", tmp_path / "twice") == 0
     once, twice = (
         json.loads((p / "manifest.json").read_text())["targets"]
         for p in (factors, tmp_path / "twice")

@@ -183,7 +183,8 @@ def test_every_verb_prints_json(place, monkeypatch, capsys):
         assert on_disk["after"] == report["after"]
         assert on_disk["recipe"]["keep_mass"] == float(report["out"].rsplit("-", 1)[1])
     factors = "out/factors"
-    merged = as_json(capsys, "merge", "--factors", factors, factors, "--out", "twice")
+    other = str(models.as_of_other_data(factors, "other"))
+    merged = as_json(capsys, "merge", "--factors", factors, other, "--out", "twice")
     assert (merged["out"], len(merged["targets"])) == ("twice", 3)
     bench = ["bench", "--d", "8", "--tokens", "4", "--backend", "torch", "--repeat", "1"]
     assert as_json(capsys, *bench, "--device", "cpu")["runs"][0]["ms"] > 0

@@ -118,7 +118,8 @@ class _Lines:
         if loop.is_bar:  # it moves by itself
             self._said = now
             return False
-        if not at_once and now - self._said < _EVERY:
+        since = self._said if loop.counts else max(self._said, loop.started)
+        if not at_once and now - since < _EVERY:
             return False
         self._said = now
         outer = itertools.takewhile(lambda each: each is not loop, tuple(self.shown))
@@ -139,7 +140,7 @@ class Progress:
         self._total, self._unit, self._what = total, unit, what
         self._done, self._note = 0, ""
         self._told: int | None = None  # units done at the last line
-        self._started = time.monotonic()
+        self.started = time.monotonic()
         self._shown = shown
         self.counts = bool(unit)
         self.is_bar = shown and self.counts and sys.stderr.isatty()
@@ -162,7 +163,7 @@ class Progress:
     def state(self) -> str:
         """What is done, such as "fit: 300 of 1,000 tok (30%)", or since when it goes on."""
         if not self.counts:
-            return f"{self._what}: {time.monotonic() - self._started:.0f} s"
+            return f"{self._what}: {time.monotonic() - self.started:.0f} s"
         if not self._total:
             return f"{self._what}: {self._done:,} {self._unit}"
         share = self._done / self._total
@@ -171,7 +172,7 @@ class Progress:
     def line(self, now: float) -> str:
         """The state, the rate, the time left and the note."""
         parts = [self.state]
-        rate = self._done / max(now - self._started, 1e-9)
+        rate = self._done / max(now - self.started, 1e-9)
         if rate:
             parts.append(f"{rate:,.3g} {self._unit}/s")
         if rate and self._total:

@@ -7,6 +7,7 @@ from curvedit.data.inputs import Ids, require_rereadable, token_ids
 from curvedit.data.origins import named_documents
 from curvedit.data.padding import left_padded, positions_of, right_padded
 from curvedit.data.passages import Passages
+from curvedit.data.row_sketch import RowSketch
 from curvedit.data.sources import token_batches
 from curvedit.data.tokenizing import (
     BOS,
@@ -25,6 +26,7 @@ __all__ = [
     "Batch",
     "Ids",
     "Passages",
+    "RowSketch",
     "TokenBatches",
     "bare_ids",
     "checked_ids",

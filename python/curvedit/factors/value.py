@@ -25,6 +25,7 @@ from curvedit.factors.directory import (
     read_directory,
     write_directory,
 )
+from curvedit.factors.merging import merged_provenance, require_alike, require_disjoint
 from curvedit.factors.target import Key, Target, TargetFactors, fingerprint
 from curvedit.files import file_hash, new_directory
 from curvedit.models import find_targets, instead_of, maps_of, weight_hash, weight_of
@@ -262,7 +263,8 @@ class Factors(Mapping[str, TargetFactors]):
 
         Raises:
             ValueError: the parts differ in targets, weights, input groups, kinds, labels or task;
-                or hold corrected eigenvalues, which belong to the bases of a single part.
+                were fitted on data that overlap; or hold corrected eigenvalues, which belong to the
+                bases of a single part.
         """
         first, *rest = list(parts)
         if any("corrected" in part.provenance for part in (first, *rest)):
@@ -270,10 +272,13 @@ class Factors(Mapping[str, TargetFactors]):
                 "merge: expected parts without corrected eigenvalues, which belong to the bases of "
                 "a single part; fit without corrected="
             )
+        for part in rest:
+            require_alike(first, part)
+        provenances = [part.provenance for part in (first, *rest)]
+        require_disjoint(provenances)
         sums = {key: first.sum(key).clone() for key in first.keys_of_sums()}
         tokens = {name: target.tokens for name, target in first.targets.items()}
         for part in rest:
-            _require_mergeable(first, part)
             for key, total in sums.items():
                 total += part.sum(key)
             for name, target in part.targets.items():
@@ -281,8 +286,7 @@ class Factors(Mapping[str, TargetFactors]):
         targets = {
             name: replace(target, tokens=tokens[name]) for name, target in first.targets.items()
         }
-        data = [part.provenance.get("data") for part in (first, *rest)]
-        return cls(targets, sums, {**first.provenance, "data": data, "merged": 1 + len(rest)})
+        return cls(targets, sums, merged_provenance(provenances))
 
     def keys_of_sums(self) -> list[Key]:
         """Return the keys of all sums, sorted."""
@@ -346,18 +350,3 @@ class Factors(Mapping[str, TargetFactors]):
                     f"model: the weight of {name!r} is not the one the factors were fitted on; "
                     "use the factors' own model, or fit again"
                 )
-
-
-def _require_mergeable(first: Factors, other: Factors) -> None:
-    for name in sorted({*first.targets, *other.targets}):
-        if name not in first.targets or name not in other.targets:
-            raise ValueError(f"merge: target {name!r} is in only one part")
-        ours, theirs = (replace(part.targets[name], tokens=0).to_json() for part in (first, other))
-        if ours != theirs:
-            raise ValueError(f"merge: target {name!r} differs: {ours} and {theirs}")
-    if first.keys_of_sums() != other.keys_of_sums():
-        raise ValueError("merge: the parts hold different kinds of factors")
-    for field in ("labels", "task"):
-        one, two = first.provenance.get(field), other.provenance.get(field)
-        if one != two:
-            raise ValueError(f"merge: {field} differs: {one!r} and {two!r}")

@@ -40,6 +40,7 @@ def provenance_of(
         "samples": run.samples,
         "positions": run.positions,
         "loss_terms": run.loss_terms,
+        "rows": run.rows.to_json(),
         "coverage": coverage,
         "backward": run.backward,
         "self_check": None if run.check is None else run.check.to_json(),

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from curvedit.data import RowSketch
 from curvedit.factors import Key
 from curvedit.files import new_file
 from curvedit.fitting.moments import Moments
@@ -81,6 +82,7 @@ class Snapshots:
             check["difference"],
             check["seconds"],
         )
+        run.rows = RowSketch.from_json(state["rows"]) or RowSketch()
         run.stack = None if state["reason"] else run.stack
         observer = run.observer
         observer.copied, observer.alone = set(run.check.copied), set(run.check.alone)
@@ -139,6 +141,7 @@ class Snapshots:
                 "difference": check.difference,
                 "seconds": check.seconds,
             },
+            "rows": run.rows.to_json(),
             "tokens": run.observer.tokens,
             "leaders": run.observer.leaders,
             "digest": self._digest.hexdigest(),

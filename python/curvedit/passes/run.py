@@ -1,13 +1,13 @@
 """One pass over the data: batches in; the accumulator's sums and the observer's counts out."""
 
 from collections.abc import Iterable, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from curvedit.data import Batch, read_batch
+from curvedit.data import Batch, RowSketch, read_batch
 from curvedit.meter import peak_memory, progress
 from curvedit.models import Stack, device_of, require_causal, require_fits
 from curvedit.ops import Record
@@ -57,6 +57,7 @@ class Run:
     samples: int = 0
     positions: int = 0
     loss_terms: int = 0
+    rows: RowSketch = field(default_factory=RowSketch)  # of the samples
     reason: str = ""  # why the blocks of a model that has them are not run one by one
     check: Fidelity | None = None  # made on the first batch, unless an earlier pass made it
 
@@ -115,6 +116,7 @@ class Run:
                 self.samples += batch.samples.shape[0]
                 self.positions += batch.positions
                 self.loss_terms += batch.loss_terms
+                self.rows.add(batch)
                 bar.note(f"peak {peak_memory(device) / 2**30:.2f} GiB")
                 bar.update(batch.positions)
                 if keeper is not None:
