@@ -18,7 +18,8 @@ from released_collector import collect
 import curvedit
 from curvedit.meter import peak_memory
 
-WINDOW, BATCH, BATCHES = 512, 8, 2
+WINDOW, BATCH, BATCHES = 512, 8, 4
+GRAPHS = 8 << 30  # bytes, more than all blocks take
 
 
 def build():
@@ -46,6 +47,9 @@ def candidates(model, batches):
     options = {"targets": "model.layers.*.mlp.*", "progress": False}
     return {
         "own": lambda: curvedit.fit(model, batches, weighted=False, **options),
+        "own, graphs kept": lambda: curvedit.fit(
+            model, batches, weighted=False, graph_bytes=GRAPHS, **options
+        ),
         "own with norm-weighted": lambda: curvedit.fit(model, batches, **options),
         "released procedure": lambda: collect(model, batches),
     }

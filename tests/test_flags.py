@@ -43,6 +43,7 @@ FLAGS = {
         --no-weighted sets weighted = True (no argument)
         --corrected of sequence|position
         --inputs-on DEVICE
+        --graph-memory GIB as float = 0.0
         --min-coverage SHARE as float = 0.0
         --snapshot-minutes M as float = 10.0
         {LOADING_AND_DATA}

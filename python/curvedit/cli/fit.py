@@ -61,6 +61,14 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         help="where block inputs wait for the backward pass, for example cpu",
     )
     parser.add_argument(
+        "--graph-memory",
+        type=float,
+        default=0.0,
+        metavar="GIB",
+        help="keep so much of the blocks' graphs, besides the last block's, rather than build them "
+        "again, which takes about a fifth of the time (0)",
+    )
+    parser.add_argument(
         "--min-coverage",
         type=float,
         default=0.0,
@@ -81,7 +89,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(options: Options) -> Job:
-    require_at_least(options, seed=0, snapshot_minutes=0)
+    require_at_least(options, seed=0, snapshot_minutes=0, graph_memory=0)
     require_device("device", options.device)
     require_device("inputs_on", options.inputs_on)
     out = require_place(options.out)
@@ -112,6 +120,7 @@ def _fit(options: Options, out: Path, data: Iterable[Any]) -> Result:
         positions=options.positions,
         min_coverage=options.min_coverage,
         inputs_on=options.inputs_on,
+        graph_bytes=int(options.graph_memory * 2**30),
         snapshots=snapshots if minutes else None,
         snapshot_every=60 * minutes,
         progress=options.progress,

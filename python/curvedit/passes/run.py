@@ -57,8 +57,10 @@ class Run:
     samples: int = 0
     positions: int = 0
     loss_terms: int = 0
+    graph_bytes: int = 0  # bound on the graphs kept besides the last block's
     rows: RowSketch = field(default_factory=RowSketch)  # of the samples
     reason: str = ""  # why the blocks of a model that has them are not run one by one
+    per_position: float = 0.0  # bytes of the last block's graph, per position of a batch
     check: Fidelity | None = None  # made on the first batch, unless an earlier pass made it
 
     @property
@@ -159,10 +161,16 @@ class Run:
         if self.check.reason:
             self.stack, self.reason = None, self.check.reason
 
+    def _kept(self, batch: Batch) -> int:
+        """How many of the last blocks keep their graphs; what one takes is known from the first."""
+        if not self.per_position:
+            return 1
+        return 1 + int(self.graph_bytes / (self.per_position * max(1, _extent(batch))))
+
     def _take(self, batch: Batch) -> None:
         if self.stack is not None:
             try:
-                streamed_backward(
+                size = streamed_backward(
                     self.model,
                     self.stack,
                     batch,
@@ -170,8 +178,15 @@ class Run:
                     self.observer,
                     inputs_on=self.inputs_on,
                     logits_bytes=self.logits_bytes,
+                    kept=self._kept(batch),
                 )
+                self.per_position = size / max(1, _extent(batch))
                 return
             except NotStreamableError as error:
                 self.stack, self.reason = None, str(error)
         whole_backward(self.model, batch, self.objective, self.observer)
+
+
+def _extent(batch: Batch) -> int:
+    """Positions of a batch, padding included; samples where it has no positions."""
+    return int(batch.samples.shape[0] if batch.terms is None else batch.terms.numel())

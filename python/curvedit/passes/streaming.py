@@ -1,8 +1,8 @@
 """Backward passes: a batch in, the observer's calls and gradients out, block by block or at once.
 
-In the streamed pass only one block's graph is in memory at a time:
+In the streamed pass only a few blocks' graphs are in memory at a time, one at the least:
 
-1. Run forward, keeping the input of each block, and the graph of the last one.
+1. Run forward, keeping the input of each block, and the graphs of the last ones.
 2. Run what follows the last block (norm, head, loss) in pieces, so that the logits of all positions
    never exist at once.
 3. Go through the blocks in reverse, running each of the others again with a graph, down to the
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from curvedit.data import Batch
 from curvedit.meter import beat
@@ -34,7 +35,7 @@ class _Stop(Exception):  # noqa: N818 - not an error: ends the forward pass afte
 
 @dataclass
 class _BlockRun:
-    """The arguments that one block was called with; for the last block also its output."""
+    """The arguments that one block was called with; for the last blocks also their output."""
 
     args: tuple[Any, ...]  # without the hidden state
     kwargs: dict[str, Any]  # likewise
@@ -72,8 +73,9 @@ def streamed_backward(
     *,
     inputs_on: torch.device | None,
     logits_bytes: int,
-) -> None:
-    """Show the observer one batch's activations and gradients, one block's graph at a time.
+    kept: int = 1,
+) -> int:
+    """Show the observer one batch's activations and gradients, a few blocks' graphs at a time.
 
     Args:
         model: In evaluation mode, with parameters that require no gradient.
@@ -84,11 +86,15 @@ def streamed_backward(
         inputs_on: The device that keeps block inputs until the backward pass; None leaves them
             where they are.
         logits_bytes: Bound on the memory of logits and what the loss makes of them.
+        kept: Number of the last blocks whose graphs are kept rather than built again.
+
+    Returns:
+        What the last block's graph holds, in bytes.
 
     Raises:
         NotStreamableError: the blocks do not pass a single tensor along; nothing was accumulated.
     """
-    runs, last = _run_blocks(model, stack, batch, observer, inputs_on)
+    runs, last, size = _run_blocks(model, stack, batch, observer, inputs_on, kept)
     top = hidden_of(last).detach()
     gradient = _run_tail(model, stack, batch, objective, observer, last, top, logits_bytes)
     del last, top
@@ -111,13 +117,24 @@ def streamed_backward(
         gradient = gradients[0] if below else None
         run.observation.close()
         del run, sources, gradients
+    return size
 
 
 def _run_blocks(
-    model: nn.Module, stack: Stack, batch: Batch, observer: Observer, inputs_on: torch.device | None
-) -> tuple[list[_BlockRun], Any]:
-    """Run forward; return the calls of the blocks from the lowest up, and the last one's output."""
-    forward = _Forward(stack, batch, observer, inputs_on)
+    model: nn.Module,
+    stack: Stack,
+    batch: Batch,
+    observer: Observer,
+    inputs_on: torch.device | None,
+    kept: int,
+) -> tuple[list[_BlockRun], Any, int]:
+    """Run forward.
+
+    Returns:
+        The calls of the blocks from the lowest up, the last one's output, and the bytes of its
+        graph.
+    """
+    forward = _Forward(stack, batch, observer, inputs_on, kept)
     with torch.no_grad(), forward.building, ExitStack() as hooks:
         for number, block in enumerate(stack.blocks):
             before = partial(forward.before, number)
@@ -130,21 +147,30 @@ def _run_blocks(
         try:
             call(model, batch.inputs)
         except _Stop:
-            return forward.runs, forward.outputs[-1]
+            return forward.runs, forward.outputs[-1], sum(forward.saved.values())
     raise NotStreamableError(f"the model does not call every block of {stack.name}")
 
 
 class _Forward:
-    """Hooks that keep each block's arguments, and build the last block's graph."""
+    """Hooks that keep each block's arguments, and build the last blocks' graphs."""
 
     def __init__(
-        self, stack: Stack, batch: Batch, observer: Observer, inputs_on: torch.device | None
+        self,
+        stack: Stack,
+        batch: Batch,
+        observer: Observer,
+        inputs_on: torch.device | None,
+        kept: int,
     ) -> None:
         self.stack, self.batch, self.observer, self.inputs_on = stack, batch, observer, inputs_on
         self.runs: list[_BlockRun] = []
         self.outputs: list[Any] = []
         self.final = len(stack.blocks) - 1
-        self.building = ExitStack()  # open while the last block builds its graph
+        self.first_kept = max(0, self.final + 1 - max(1, kept))
+        self.building = ExitStack()  # open while one of the last blocks builds its graph
+        self.saved: dict[int, int] = {}  # bytes that the last block's graph holds, by address
+        weights = stack.blocks[self.final].parameters()
+        self.weights = {each.untyped_storage().data_ptr() for each in weights}
 
     def before(
         self, number: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -166,10 +192,12 @@ class _Forward:
         rest = {key: value for key, value in kwargs.items() if args or key != "hidden_states"}
         run = _BlockRun(args[1:], rest, bool(args), hidden)
         self.runs.append(run)
-        if number == self.final:  # the backward pass starts with it, so its graph can be kept
+        if number >= self.first_kept:  # the last one always, since the backward pass begins with it
             run.hidden = hidden.detach().requires_grad_(number > self.stack.lowest)
             self.building.enter_context(torch.enable_grad())
             run.observation = self.building.enter_context(self.observer.observing(self.batch))
+            if number == self.final:
+                self.building.enter_context(saved_tensors_hooks(self._count, lambda each: each))
             return run.arguments(run.hidden)
         if self.inputs_on is not None:
             run.hidden = hidden.to(self.inputs_on, non_blocking=True)
@@ -183,10 +211,17 @@ class _Forward:
                 f"block {number} of {self.stack.name} returns {type(output).__name__}"
             )
         self.outputs.append(output)
+        if number >= self.first_kept and self.runs:
+            self.runs[-1].output = hidden_of(output)
         if number == self.final:
-            if self.runs:
-                self.runs[-1].output = hidden_of(output)
             raise _Stop
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        """Note what a graph keeps, but for parameters."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.weights:
+            self.saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
 
 def _refuse(name: str) -> Any:
