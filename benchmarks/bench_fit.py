@@ -18,7 +18,7 @@ from released_collector import collect
 import curvedit
 from curvedit.meter import peak_memory
 
-WINDOW, BATCH, BATCHES = 512, 8, 4
+WINDOW, BATCH, BATCHES = 512, 8, 2
 GRAPHS = 8 << 30  # bytes, more than all blocks take
 
 
