@@ -255,6 +255,7 @@ def hopper(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
+    monkeypatch.setattr("curvedit.fitting.memory.free_memory", lambda _: 1 << 40)
     monkeypatch.setattr("curvedit._C.cuda_architectures", lambda: "800,900")
     return launches
 

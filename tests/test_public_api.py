@@ -95,6 +95,7 @@ MANIFEST = {
         "samples",
         "positions",
         "loss_terms",
+        "rows",
         "coverage",
         "self_check",
         "backward",

@@ -28,8 +28,10 @@ def editable(model: nn.Module, targets: Mapping[str, FittedWeight]) -> dict[str,
                 "(offloaded or not loaded); load the model without a device map"
             )
     found = {name: maps[name] for name in targets}
-    weights = {id(module.get_parameter("weight")) for module in found.values()}
-    _require_own_memory(model, {n for n, each in model.named_parameters() if id(each) in weights})
+    own = {id(module) for module in found.values()}
+    _require_own_memory(
+        model, {f"{n}.weight" for n, each in model.named_modules() if id(each) in own}
+    )
     for name, target in targets.items():
         require_fitted(name, weight_of(found[name]), target)
     return found
