@@ -20,7 +20,7 @@ import transformers
 
 import curvedit
 
-KILLS, WINDOWS = 30, 6000
+KILLS, WINDOWS = 30, 400
 KINDS = ("A", "G", "A_w", "G_w")
 
 
