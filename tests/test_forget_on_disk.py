@@ -62,6 +62,15 @@ def test_a_directory_gets_the_same_edit_as_a_module(saved):
         assert torch.equal(parameter, loaded.get_parameter(name)), name
 
 
+def test_a_warning_names_the_line_of_the_call(saved):
+    model, factors, _ = saved
+    with pytest.warns(UserWarning, match="not forgotten within") as caught:
+        curvedit.forget(
+            model, factors, recited(model), holdout=general(6), budget=1e-5, progress=False
+        )
+    assert {each.filename for each in caught} == {__file__}
+
+
 def test_the_record_says_how(saved):
     model, factors, place = saved
     edit = curvedit.forget(

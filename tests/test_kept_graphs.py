@@ -88,4 +88,5 @@ def per_graph(model, ids):
             observer,
             inputs_on=None,
             logits_bytes=1 << 20,
+            weighed=True,
         )

@@ -59,6 +59,25 @@ def test_batching_padding_and_order_do_not_matter():
     assert (halves.count, halves.least) == (whole.count, whole.least)
 
 
+def test_all_inputs_of_a_sample_count():
+    """A mask that is the same everywhere, before the numbers that differ, makes none the same."""
+    draw = torch.Generator().manual_seed(0)
+
+    def features():
+        found = RowSketch()
+        batch = {
+            "attention_mask": torch.ones(9, 5, dtype=torch.long),
+            "input_features": torch.randn(9, 5, 3, generator=draw),
+            "labels": torch.zeros(9, dtype=torch.long),
+        }
+        found.add(read_batch(batch, 0, 0, torch.device("cpu"), "classification"))
+        return found
+
+    one, other = features(), features()
+    assert len(one.least) == one.count == 9
+    assert one.overlap(other) == 0.0
+
+
 @pytest.mark.parametrize("found", [None, 3, {}, {"count": "x", "least": []}, {"count": 1}])
 def test_what_an_older_manifest_has_is_passed_over(found):
     assert RowSketch.from_json(found) is None

@@ -87,6 +87,22 @@ def test_it_goes_on_bit_for_bit(kind, after, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+def test_what_is_in_a_batch_beside_tokens_is_seen_too(tmp_path):
+    """A number alone, words, and flags; another number is other data."""
+
+    def given(scale):
+        extra = {"note": "words", "scale": torch.tensor(scale)}
+        return [{**each, "labels": each["input_ids"].clone()} | extra for each in batches()]
+
+    place = snapshots.Snapshots(tmp_path, {}, 0, snapshots.Moments(weighted=False))
+    other = snapshots.Snapshots(tmp_path, {}, 0, snapshots.Moments(weighted=False))
+    run = type("Run", (), {"batches": -1})
+    for keeper, scale in ((place, 1.0), (other, 2.0)):
+        for each in given(scale):
+            keeper.saw(each, run)
+    assert place.digest != other.digest
+
+
 def test_stopped_again_and_again(tmp_path):
     model, given = models.build("llama"), batches()
     for after in (2, 3, 3, 5):

@@ -23,7 +23,7 @@ class RowSketch:
         self.count, self.least = count, sorted(set(least))[:_KEPT]
 
     def add(self, batch: Batch) -> None:
-        """Take the samples of a batch: their real token ids, or the first of their inputs."""
+        """Take the samples of a batch: their real token ids, or all of their inputs."""
         hashes = [_hash(row) for row in _rows(batch)]
         self.count += len(hashes)
         self.least = sorted({*self.least, *hashes})[:_KEPT]
@@ -57,23 +57,28 @@ class RowSketch:
             return None
 
 
-def _rows(batch: Batch) -> Iterable[Tensor]:
-    """One tensor for each sample of a batch, on the host."""
-    values = batch.inputs.values() if isinstance(batch.inputs, Mapping) else batch.inputs
-    ids = batch.inputs.get("input_ids") if isinstance(batch.inputs, Mapping) else None
-    size = batch.samples.shape[0]
-    tensors = (each for each in values if isinstance(each, Tensor) and each.shape[:1] == (size,))
-    rows = ids if isinstance(ids, Tensor) else next(tensors, None)
-    if rows is None:
-        return ()
-    rows = rows.detach().cpu()
-    if batch.mask is None or rows.shape != batch.mask.shape:
-        return list(rows)
-    return [row[kept] for row, kept in zip(rows, batch.mask.cpu(), strict=True)]
+def _rows(batch: Batch) -> Iterable[tuple[Tensor, ...]]:
+    """What makes up each sample of a batch, on the host."""
+    values: list[Any] = list(batch.inputs)
+    ids, size = None, batch.samples.shape[0]
+    if isinstance(batch.inputs, Mapping):
+        values, ids = list(batch.inputs.values()), batch.inputs.get("input_ids")
+    if isinstance(ids, Tensor) and batch.mask is not None and ids.shape == batch.mask.shape:
+        pairs = zip(ids.detach().cpu(), batch.mask.cpu(), strict=True)
+        return [(row[kept],) for row, kept in pairs]
+    tensors = [ids] if isinstance(ids, Tensor) else values
+    parts = [
+        each.detach().cpu()
+        for each in tensors
+        if isinstance(each, Tensor) and each.shape[:1] == (size,)
+    ]
+    return list(zip(*parts, strict=True))
 
 
-def _hash(row: Tensor) -> int:
-    digest = hashlib.blake2b(str(tuple(row.shape)).encode(), digest_size=8)
-    numbers = row.long() if not row.is_floating_point() else row.float()
-    digest.update(numbers.contiguous().numpy().data)
+def _hash(row: tuple[Tensor, ...]) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in row:
+        digest.update(str(tuple(part.shape)).encode())
+        numbers = part.float() if part.is_floating_point() else part.long()
+        digest.update(numbers.contiguous().numpy().data)
     return int.from_bytes(digest.digest(), "big")

@@ -34,13 +34,16 @@ _STATE = "state"  # key of the header
 class Snapshots:
     """The snapshots of one fit, in a directory."""
 
-    def __init__(self, directory: str | Path, made_by: Mapping[str, Any], every: float) -> None:
+    def __init__(
+        self, directory: str | Path, made_by: Mapping[str, Any], every: float, moments: Moments
+    ) -> None:
         """Prepare; nothing is read or written yet.
 
         Args:
             directory: Where they go; it is made when the first one is due.
             made_by: What decides the fit's result, by name; plain values.
             every: Seconds between two of them.
+            moments: The sums of the pass.
         """
         self.directory, self.every = Path(directory), every
         self.made_by = json.loads(json.dumps(made_by))
@@ -48,16 +51,15 @@ class Snapshots:
         self._digest = hashlib.sha256()  # of the batches seen
         self._expected = ""  # digest at the snapshot
         self._number, self._seen = 0, 0
-        self._moments = Moments(weighted=False)
+        self._moments = moments
         self._began = self._last = time.monotonic()
 
-    def restore(self, run: Run, moments: Moments) -> None:
+    def restore(self, run: Run) -> None:
         """Bring a fit to where the last good snapshot was made, if there is one.
 
         Raises:
             ValueError: the snapshot is of another model, of other data or settings.
         """
-        self._moments = moments
         found = [each for name in _NAMES if (each := self._read(self.directory / name))]
         if not found:
             return
@@ -71,7 +73,9 @@ class Snapshots:
                     f"instead of {_short(value)}); remove it, or choose another place"
                 )
         device = device_of(run.model)
-        moments.sums = {Key(*key.split("/", 1)): each.to(device) for key, each in sums.items()}
+        self._moments.sums = {
+            Key(*key.split("/", 1)): each.to(device) for key, each in sums.items()
+        }
         for name in ("batches", "samples", "positions", "loss_terms", "task", "reason"):
             setattr(run, name, state[name])
         check = state["check"]
@@ -90,6 +94,11 @@ class Snapshots:
         self._number, self._expected = state["number"], state["digest"]
         self.seconds = state["seconds"]
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tensors of all batches seen."""
+        return self._digest.hexdigest()
+
     def saw(self, raw: Any, run: Run) -> None:
         """Look at a batch before it is taken, or passed over because the snapshot has it.
 
@@ -97,7 +106,7 @@ class Snapshots:
             ValueError: the batches passed over are not those that the snapshot has seen.
         """
         if self._expected and self._seen == run.batches:
-            if self._digest.hexdigest() != self._expected:
+            if self.digest != self._expected:
                 raise ValueError(
                     f"batches: expected the {run.batches} batches that {self.directory} has seen, "
                     "got others; remove it, or give the same data"
@@ -105,7 +114,8 @@ class Snapshots:
             self._expected = ""
         for tensor in _tensors(raw):
             self._digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            self._digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            numbers = tensor.detach().cpu().reshape(-1).view(torch.uint8)
+            self._digest.update(numbers.numpy().data)
         self._seen += 1
 
     def took(self, run: Run) -> None:
@@ -144,7 +154,7 @@ class Snapshots:
             "rows": run.rows.to_json(),
             "tokens": run.observer.tokens,
             "leaders": run.observer.leaders,
-            "digest": self._digest.hexdigest(),
+            "digest": self.digest,
             "seconds": self.seconds + time.monotonic() - self._began,
             "sums": _hash(sums),
         }

@@ -169,8 +169,8 @@ def fit(
     keeper = None
     if snapshots is not None:
         made_by = _made_by(run, objective, batches, task, weighted)
-        keeper = Snapshots(snapshots, made_by, snapshot_every)
-        keeper.restore(run, moments)
+        keeper = Snapshots(snapshots, made_by, snapshot_every, moments)
+        keeper.restore(run)
     with metered(device) as meter, frozen(model), observer.attached():
         run.over(batches, task, shown=progress, what="fit", keeper=keeper)
     if keeper is not None:

@@ -202,7 +202,7 @@ def _descend(descent: Descent) -> dict[str, Any]:
             f"{int((~recited).sum())} of {count} passages are not recited by the unedited model "
             f"(less than {near:.0%} of the tokens right), for example number {number} "
             f"({float(shares[number]):.0%}); they are not counted among the forgotten",
-            stacklevel=4,
+            stacklevel=3,
         )
     before = Recited.of(shares, recited, descent.bounds)
     descent.run(shares, gradients)
@@ -212,7 +212,7 @@ def _descend(descent: Descent) -> dict[str, Any]:
             f"the passages are not forgotten within the budget of {descent.budget:g} nats: "
             f"{last.recited.near} of {count} are still recited, {last.recited.right:.0%} of the "
             f"tokens are right (at most {forgotten:.0%} wanted); allow more, or edit more layers",
-            stacklevel=4,
+            stacklevel=3,
         )
     return {
         "stopped": descent.stopped,

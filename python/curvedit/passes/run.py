@@ -179,6 +179,7 @@ class Run:
                     inputs_on=self.inputs_on,
                     logits_bytes=self.logits_bytes,
                     kept=self._kept(batch),
+                    weighed=self.graph_bytes > 0,
                 )
                 self.per_position = size / max(1, _extent(batch))
                 return

@@ -74,6 +74,7 @@ def streamed_backward(
     inputs_on: torch.device | None,
     logits_bytes: int,
     kept: int = 1,
+    weighed: bool = False,
 ) -> int:
     """Show the observer one batch's activations and gradients, a few blocks' graphs at a time.
 
@@ -87,14 +88,16 @@ def streamed_backward(
             where they are.
         logits_bytes: Bound on the memory of logits and what the loss makes of them.
         kept: Number of the last blocks whose graphs are kept rather than built again.
+        weighed: Find out what the last block's graph holds.
 
     Returns:
-        What the last block's graph holds, in bytes.
+        That, in bytes; 0 if it is not asked for.
 
     Raises:
         NotStreamableError: the blocks do not pass a single tensor along; nothing was accumulated.
     """
-    runs, last, size = _run_blocks(model, stack, batch, observer, inputs_on, kept)
+    forward = _Forward(stack, batch, observer, inputs_on, kept, weighed=weighed)
+    runs, last = _run_blocks(model, stack, batch, observer, forward)
     top = hidden_of(last).detach()
     gradient = _run_tail(model, stack, batch, objective, observer, last, top, logits_bytes)
     del last, top
@@ -117,24 +120,13 @@ def streamed_backward(
         gradient = gradients[0] if below else None
         run.observation.close()
         del run, sources, gradients
-    return size
+    return sum(forward.saved.values())
 
 
 def _run_blocks(
-    model: nn.Module,
-    stack: Stack,
-    batch: Batch,
-    observer: Observer,
-    inputs_on: torch.device | None,
-    kept: int,
-) -> tuple[list[_BlockRun], Any, int]:
-    """Run forward.
-
-    Returns:
-        The calls of the blocks from the lowest up, the last one's output, and the bytes of its
-        graph.
-    """
-    forward = _Forward(stack, batch, observer, inputs_on, kept)
+    model: nn.Module, stack: Stack, batch: Batch, observer: Observer, forward: "_Forward"
+) -> tuple[list[_BlockRun], Any]:
+    """Run forward; return the calls of the blocks from the lowest up, and the last one's output."""
     with torch.no_grad(), forward.building, ExitStack() as hooks:
         for number, block in enumerate(stack.blocks):
             before = partial(forward.before, number)
@@ -147,7 +139,7 @@ def _run_blocks(
         try:
             call(model, batch.inputs)
         except _Stop:
-            return forward.runs, forward.outputs[-1], sum(forward.saved.values())
+            return forward.runs, forward.outputs[-1]
     raise NotStreamableError(f"the model does not call every block of {stack.name}")
 
 
@@ -161,7 +153,10 @@ class _Forward:
         observer: Observer,
         inputs_on: torch.device | None,
         kept: int,
+        *,
+        weighed: bool,
     ) -> None:
+        self.weighed = weighed
         self.stack, self.batch, self.observer, self.inputs_on = stack, batch, observer, inputs_on
         self.runs: list[_BlockRun] = []
         self.outputs: list[Any] = []
@@ -196,7 +191,7 @@ class _Forward:
             run.hidden = hidden.detach().requires_grad_(number > self.stack.lowest)
             self.building.enter_context(torch.enable_grad())
             run.observation = self.building.enter_context(self.observer.observing(self.batch))
-            if number == self.final:
+            if number == self.final and self.weighed:
                 self.building.enter_context(saved_tensors_hooks(self._count, lambda each: each))
             return run.arguments(run.hidden)
         if self.inputs_on is not None:
