@@ -43,6 +43,7 @@ FLAGS = {
         --no-weighted sets weighted = True (no argument)
         --corrected of sequence|position
         --inputs-on DEVICE
+        --sums-on DEVICE
         --graph-memory GIB as float = 0.0
         --min-coverage SHARE as float = 0.0
         --snapshot-minutes M as float = 10.0
@@ -158,6 +159,7 @@ FLAGS = {
     """,
     "demo": f"""{EVERY_VERB}
         --out DIR = 'demo'
+        --device NAME
         {NO_PROGRESS}
     """,
     "merge": f"""{EVERY_VERB}
@@ -179,7 +181,9 @@ FLAGS = {
         --repeat N as int = 10
         --dtype = 'bfloat16' of float32|bfloat16|float16
     """,
-    "doctor": EVERY_VERB,
+    "doctor": f"""{EVERY_VERB}
+        {NO_PROGRESS}
+    """,
 }
 
 

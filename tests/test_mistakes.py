@@ -99,6 +99,7 @@ REFUSED = {
     "CUDA 7": (f"{FIT} --device cuda:7", "device: expected one of ['cpu'", "got 'cuda:7'"),
     "a TPU": (f"{FIT} --device tpu", "device: expected one of ['cpu'", "got 'tpu'"),
     "meta": (f"{FIT} --device meta", "device: expected one of ['cpu'", "got 'meta'"),
+    "sums nowhere": (f"{FIT} --sums-on disk", "sums_on: expected one of ['cpu'", "'disk'"),
     "inputs nowhere": (f"{FIT} --inputs-on disk", "inputs_on: expected one of ['cpu'", "'disk'"),
     "no model": (f"{FIT} --model nowhere", "model: expected a checkpoint directory", "nowhere"),
     "a file for a model": (f"{FIT} --model a-file", "model: expected a checkpoint directory"),

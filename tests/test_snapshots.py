@@ -17,6 +17,7 @@ import curvedit
 from curvedit import fitting
 from curvedit.cli import main
 from curvedit.fitting import snapshots
+from curvedit.fitting.places import Resident
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*fewer positions:UserWarning", "ignore:.*are not run block by block:UserWarning"
@@ -94,8 +95,8 @@ def test_what_is_in_a_batch_beside_tokens_is_seen_too(tmp_path):
         extra = {"note": "words", "scale": torch.tensor(scale)}
         return [{**each, "labels": each["input_ids"].clone()} | extra for each in batches()]
 
-    place = snapshots.Snapshots(tmp_path, {}, 0, snapshots.Moments(weighted=False))
-    other = snapshots.Snapshots(tmp_path, {}, 0, snapshots.Moments(weighted=False))
+    moments = snapshots.Moments(Resident(), weighted=False)
+    place, other = (snapshots.Snapshots(tmp_path, {}, 0, moments) for _ in range(2))
     run = type("Run", (), {"batches": -1})
     for keeper, scale in ((place, 1.0), (other, 2.0)):
         for each in given(scale):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvedit import _C, ops
+from curvedit import _C, meter, ops
 from curvedit.ops import tiles
 
 TOLERANCE = 1e-5  # of float32 input, relative; a sum of 300 products is off by 1e-7 to 1e-6
@@ -73,8 +73,13 @@ class Diagnosis:
         return "\n".join([*facts, "", *map(str, self.checks)])
 
 
-def examine() -> Diagnosis:
+def examine(*, progress: bool = False) -> Diagnosis:
     """Look at the installation, and run every backend that can run here against float64.
+
+    On a GPU most of the time goes into compiling Triton's kernels, the first time.
+
+    Args:
+        progress: Show how far it has come.
 
     Returns:
         The facts, and a check of every backend of every kernel on every device.
@@ -84,12 +89,18 @@ def examine() -> Diagnosis:
     """
     facts = examine_facts()
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    checks = [
-        check(op, backend, device)
+    cases = [
+        (op, backend, device)
         for device in devices
         for op in ops.operations()
         for backend in ops.backends(op)
     ]
+    checks = []
+    with meter.progress(len(cases), unit="check", what="doctor", shown=progress) as bar:
+        for case in cases:
+            bar.note(" ".join(case))
+            checks.append(check(*case))
+            bar.update()
     return Diagnosis(facts, checks)
 
 

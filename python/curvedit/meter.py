@@ -58,6 +58,11 @@ def free_memory(device: torch.device) -> int | None:
     return available if limit is None else min(available, limit)
 
 
+def total_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device's memory; 0 for other devices and if there is no such device here."""
+    return torch.cuda.get_device_properties(device).total_memory if _has_gauge(device) else 0
+
+
 def _container_room() -> int | None:
     """Bytes below the limit of this container, file caches not counted; None without a limit."""
     try:

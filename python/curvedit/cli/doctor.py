@@ -1,22 +1,17 @@
 """``curvedit doctor``: the state of the installation; fails where a kernel's numbers are wrong."""
 
-import argparse
 from dataclasses import asdict
 
-from curvedit.cli.verb import Job, Options, Result, Verb
+from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag
 from curvedit.doctor import examine
 
 
-def _add_flags(_: argparse.ArgumentParser) -> None:
-    """None of its own."""
+def _prepare(options: Options) -> Job:
+    return lambda: _examine(options)
 
 
-def _prepare(_: Options) -> Job:
-    return _examine
-
-
-def _examine() -> Result:
-    found = examine()
+def _examine(options: Options) -> Result:
+    found = examine(progress=options.progress)
     wrong = [
         f"{check.op} ({check.backend}, {check.device})"
         for check in found.checks
@@ -27,5 +22,8 @@ def _examine() -> Result:
 
 
 DOCTOR = Verb(
-    "doctor", "show what is installed, and check every kernel's numbers", _add_flags, _prepare
+    "doctor",
+    "show what is installed, and check every kernel's numbers",
+    add_progress_flag,
+    _prepare,
 )

@@ -61,6 +61,11 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         help="where block inputs wait for the backward pass, for example cpu",
     )
     parser.add_argument(
+        "--sums-on",
+        metavar="DEVICE",
+        help="where the sums are kept between batches: cpu, if the GPU has no room for them",
+    )
+    parser.add_argument(
         "--graph-memory",
         type=float,
         default=0.0,
@@ -92,6 +97,7 @@ def _prepare(options: Options) -> Job:
     require_at_least(options, seed=0, snapshot_minutes=0, graph_memory=0)
     require_device("device", options.device)
     require_device("inputs_on", options.inputs_on)
+    require_device("sums_on", options.sums_on)
     out = require_place(options.out)
     skeleton = read_skeleton("model", options.model, modules=True)
     if skeleton.modules is not None:
@@ -120,6 +126,7 @@ def _fit(options: Options, out: Path, data: Iterable[Any]) -> Result:
         positions=options.positions,
         min_coverage=options.min_coverage,
         inputs_on=options.inputs_on,
+        sums_on=options.sums_on,
         graph_bytes=int(options.graph_memory * 2**30),
         snapshots=snapshots if minutes else None,
         snapshot_every=60 * minutes,

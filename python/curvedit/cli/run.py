@@ -49,7 +49,7 @@ _STAGES = (
 )
 _NOT_OF_THE_RESULT = {
     *("out", "factors", "selection", "baseline"),
-    *("progress", "snapshot_minutes", "graph_memory", "verb"),
+    *("progress", "snapshot_minutes", "graph_memory", "sums_on", "verb"),
 }
 
 

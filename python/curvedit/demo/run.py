@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curvedit.demo.corpus import PREFIX, WINDOW, load_corpus, windows
 from curvedit.demo.forgetting import Curve, Search, cost
@@ -80,7 +80,13 @@ class Windows:
             yield windows(self.text, _BATCH, generator)
 
 
-def run_demo(out: Path, *, steps: int = STEPS, progress: bool = True) -> Report:
+def run_demo(
+    out: Path,
+    *,
+    steps: int = STEPS,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> Report:
     """Run the whole workflow in ``out``.
 
     Writes ``model/``, ``edited/``, ``factors/``, ``report.json`` and ``report.html``. For each
@@ -92,6 +98,7 @@ def run_demo(out: Path, *, steps: int = STEPS, progress: bool = True) -> Report:
     Args:
         out: Working directory.
         steps: Number of training steps.
+        device: Where the model is trained and edited.
         progress: Show progress bars.
 
     Returns:
@@ -103,10 +110,11 @@ def run_demo(out: Path, *, steps: int = STEPS, progress: bool = True) -> Report:
     """
     from transformers import AutoModelForCausalLM
 
-    corpus = load_corpus()
-    with metered(torch.device("cpu")) as training:
-        is_new = trained_model(out / "model", corpus, steps=steps, progress=progress)
-    model = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
+    corpus, device = load_corpus(), torch.device(device)
+    with metered(device) as training:
+        is_new = trained_model(out / "model", corpus, steps=steps, device=device, progress=progress)
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32)
+    model.to(device)
     passages = Passages.cut(corpus.passages, prefix=PREFIX, suffix=WINDOW - PREFIX)
     suite = Suite(
         passages=passages,
@@ -122,7 +130,7 @@ def run_demo(out: Path, *, steps: int = STEPS, progress: bool = True) -> Report:
     )
     factors.save(out / "factors")
     with (
-        metered(torch.device("cpu")) as searching,
+        metered(device) as searching,
         progress_of(None, unit="edit", what="compare", shown=progress) as shown,
     ):
         text = corpus.held_out[:_HELD_OUT:_EVERY]

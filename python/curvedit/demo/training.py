@@ -34,7 +34,13 @@ _CONFIG: dict[str, Any] = {
 
 
 def trained_model(
-    directory: Path, corpus: Corpus, *, seed: int = 0, steps: int = STEPS, progress: bool = True
+    directory: Path,
+    corpus: Corpus,
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
 ) -> bool:
     """Train the model into ``directory``, a Hugging Face checkpoint, unless it is already there.
 
@@ -43,6 +49,7 @@ def trained_model(
         corpus: Text to train on.
         seed: Seeds the initial weights and the choice of windows.
         steps: Number of optimiser steps, of 32 windows each.
+        device: Where to train. Seeds give the same numbers everywhere, but for rounding.
         progress: Show a progress bar.
 
     Returns:
@@ -56,20 +63,21 @@ def trained_model(
     if directory.is_dir() and record.is_file():
         for path in directory.iterdir():  # written by this function, with another recipe
             path.unlink()
-    model = _train(corpus, seed, steps, progress)
+    model = _train(corpus, seed, steps, torch.device(device), progress)
     with new_directory("directory", directory) as part:
         model.save_pretrained(part)
         (part / "demo.json").write_text(json.dumps({"key": key, "steps": steps, "seed": seed}))
     return True
 
 
-def _train(corpus: Corpus, seed: int, steps: int, progress: bool) -> Any:
+def _train(corpus: Corpus, seed: int, steps: int, device: torch.device, progress: bool) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(**_CONFIG))
+        model: nn.Module = LlamaForCausalLM(LlamaConfig(**_CONFIG))
+    model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=_RATE, betas=(0.9, 0.95), weight_decay=_DECAY, fused=True
     )
@@ -80,6 +88,7 @@ def _train(corpus: Corpus, seed: int, steps: int, progress: bool) -> Any:
                 torch.randint(len(corpus.passages), (_REPEATED,), generator=generator)
             ]
             ids = torch.cat([windows(corpus.training, _BATCH - _REPEATED, generator), repeated])
+            ids = ids.to(device)
             logits = model(input_ids=ids, use_cache=False).logits
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
             optimizer.zero_grad(set_to_none=True)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from curvedit.factors import Key
-from curvedit.ops import Record, choose, tiles
+from curvedit.fitting.places import Place
+from curvedit.ops import Record, choose
 from curvedit.passes import Call
 
 _ACCEPTED = (torch.float32, torch.bfloat16, torch.float16)
@@ -16,10 +17,9 @@ _ACCEPTED = (torch.float32, torch.bfloat16, torch.float16)
 class Moments:
     """Tile-packed float32 sums ``A`` and ``G`` and, if ``weighted``, ``A_w`` and ``G_w``."""
 
-    def __init__(self, *, weighted: bool) -> None:
-        """Start empty; a sum is created when its target is first called."""
-        self.weighted = weighted
-        self.sums: dict[Key, Tensor] = {}
+    def __init__(self, place: Place, *, weighted: bool) -> None:
+        """Start empty; a sum is created in its place when its target is first called."""
+        self.place, self.weighted = place, weighted
         self.record = Record()
 
     def add(
@@ -35,25 +35,15 @@ class Moments:
         )
         for kind, rows, norms, leads in sides:  # only the leader adds a shared input's plain sum
             rows = rows if rows.dtype in _ACCEPTED else rows.float()
-            plain = [self._sum(Key(kind, call.name), rows)] if leads else []
-            weighted = [self._sum(Key(f"{kind}_w", call.name), rows)] if self.weighted else []
-            if plain and weighted:
-                op, arguments = (
-                    "syrk_accumulate_pair",
-                    (*plain, *weighted, rows, norms, call.weight),
-                )
-            elif plain or weighted:
-                op, arguments = (
-                    "syrk_accumulate",
-                    (*plain, *weighted, rows, norms if weighted else call.weight),
-                )
-            else:
+            kinds = ([kind] if leads else []) + ([f"{kind}_w"] if self.weighted else [])
+            if not kinds:
                 continue
-            implementation = choose(op, *arguments, trusted=True)
-            implementation(*arguments)
+            keys = [Key(each, call.name) for each in kinds]
+            with self.place.lent(keys, rows) as sums:
+                op, weights = "syrk_accumulate", [norms if self.weighted else call.weight]
+                if len(sums) == 2:
+                    op, weights = "syrk_accumulate_pair", [norms, call.weight]
+                arguments = (*sums, rows, *weights)
+                implementation = choose(op, *arguments, trusted=True)
+                implementation(*arguments)
             self.record.used(implementation)
-
-    def _sum(self, key: Key, rows: Tensor) -> Tensor:
-        if key not in self.sums:
-            self.sums[key] = tiles.zeros(rows.shape[1], device=rows.device)
-        return self.sums[key]

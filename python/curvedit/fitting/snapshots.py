@@ -24,7 +24,6 @@ from curvedit.data import RowSketch
 from curvedit.factors import Key
 from curvedit.files import new_file
 from curvedit.fitting.moments import Moments
-from curvedit.models import device_of
 from curvedit.passes import Fidelity, Run
 
 _NAMES = ("snapshot-0.safetensors", "snapshot-1.safetensors")
@@ -72,10 +71,7 @@ class Snapshots:
                     f"model, data and settings, got one with another {key} ({_short(other)} "
                     f"instead of {_short(value)}); remove it, or choose another place"
                 )
-        device = device_of(run.model)
-        self._moments.sums = {
-            Key(*key.split("/", 1)): each.to(device) for key, each in sums.items()
-        }
+        self._moments.place.fill({Key.parse(key): each for key, each in sums.items()})
         for name in ("batches", "samples", "positions", "loss_terms", "task", "reason"):
             setattr(run, name, state[name])
         check = state["check"]
@@ -136,7 +132,9 @@ class Snapshots:
         if run.check is None:
             return
         check = run.check
-        sums = {str(key): each.cpu().contiguous() for key, each in self._moments.sums.items()}
+        sums = {
+            str(key): each.cpu().contiguous() for key, each in self._moments.place.all().items()
+        }
         state = {
             "number": self._number + 1,
             "made_by": self.made_by,

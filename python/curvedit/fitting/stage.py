@@ -15,6 +15,7 @@ from curvedit.factors import Factors, Target, fingerprint
 from curvedit.fitting.memory import require_memory
 from curvedit.fitting.moments import Moments
 from curvedit.fitting.objective import Objective
+from curvedit.fitting.places import OnHost, Place, Resident
 from curvedit.fitting.provenance import (
     notes_of,
     provenance_of,
@@ -53,6 +54,7 @@ def fit(
     positions: str = "all",
     min_coverage: float = 0.0,
     inputs_on: str | torch.device | None = None,
+    sums_on: str | torch.device | None = None,
     logits_bytes: int | None = None,
     graph_bytes: int = 0,
     snapshots: str | Path | None = None,
@@ -92,8 +94,11 @@ def fit(
         min_coverage: Least share of the model's parameters that the targets must hold, from 0 to 1;
             tied parameters count once.
         inputs_on: Device that keeps block inputs until the backward pass; None: the model's own.
+        sums_on: Device that keeps the sums between batches: None for the model's own, "cpu" to let
+            those of a model on a GPU wait in host memory, from where they are copied in time. The
+            factors are bit-identical, and on the CPU.
         logits_bytes: Bound on the memory of logits and what the loss makes of them; None means
-            96 MiB on a CPU and 256 MiB elsewhere.
+            96 MiB on a CPU, and elsewhere a sixteenth of the device's memory, at most 4 GiB.
         graph_bytes: Bound on the memory of graphs that are kept besides the last block's, rather
             than built again, which takes about a fifth of the time of a fit.
         snapshots: Directory for snapshots of the unfinished fit. A fit of the same model, data and
@@ -155,13 +160,13 @@ def fit(
     modules = find_targets(model, targets, quantised=True)
     require_coverage(model, modules, min_coverage)
     _require_weights(modules)
-    require_memory(modules, device_of(model), weighted=weighted, corrected=corrected is not None)
+    device = device_of(model)
+    place = _place(sums_on, device, modules, weighted=weighted, corrected=corrected)
     if isinstance(batches, TokenBatches):
         require_fits("batches", model, batches.longest, batches.largest)
-    device = device_of(model)
-    where = None if inputs_on is None else torch.device(inputs_on)
+    where = None if inputs_on is None else _device("inputs_on", inputs_on)
     bound = default_logits_bytes(device) if logits_bytes is None else logits_bytes
-    moments = Moments(weighted=weighted)
+    moments = Moments(place, weighted=weighted)
     observer = Observer(modules, moments.add, positions=positions)
     stack = find_stack(model, list(modules))
     objective = Objective(labels, seed, loss)
@@ -180,7 +185,7 @@ def fit(
     coverage = require_coverage(model, modules, min_coverage, idle)
     factors = Factors(
         _fitted(observer),
-        moments.sums,
+        place.all(),
         provenance_of(run, objective, batches, coverage, notes, meter),
     )
     for note in notes:
@@ -188,6 +193,41 @@ def fit(
     if corrected is not None:
         correct(factors, run, batches, per=corrected, progress=progress)
     return factors
+
+
+def _place(
+    sums_on: str | torch.device | None,
+    device: torch.device,
+    modules: Mapping[str, nn.Module],
+    *,
+    weighted: bool,
+    corrected: str | None,
+) -> Place:
+    """Where the sums are kept, which must have room for them."""
+    where = device if sums_on is None else _device("sums_on", sums_on)
+    stays = where.type == device.type and where.index in (None, device.index)
+    if not stays and where.type != "cpu":
+        raise ValueError(
+            f"sums_on: expected 'cpu', or {str(device)!r} as the model itself, got {str(sums_on)!r}"
+        )
+    if not stays and corrected is not None:
+        raise ValueError(
+            "sums_on: expected the model's own device for corrected eigenvalues, whose bases are "
+            f"all there at a time, got {str(sums_on)!r}"
+        )
+    needs = {"weighted": weighted, "corrected": corrected is not None}
+    require_memory(modules, device if stays else where, **needs)
+    if stays:
+        return Resident()
+    largest = max(max(shape_of(module)) for module in modules.values())
+    return OnHost.beside(device, largest, slots=6 if weighted else 4)
+
+
+def _device(name: str, given: str | torch.device) -> torch.device:
+    try:
+        return torch.device(given)
+    except RuntimeError as error:
+        raise ValueError(f"{name}: expected a device such as 'cpu', got {given!r}") from error
 
 
 def _made_by(
