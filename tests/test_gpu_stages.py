@@ -137,7 +137,7 @@ def test_sums_that_wait_on_the_host(kind, weighted):
 def test_sums_on_the_host_keep_up_with_a_fast_device():
     """Many large sums, few slots, and a host that is far ahead of the device."""
     device = torch.device(DEVICE)
-    place, expected = OnHost.beside(device, 4096, slots=4), Resident()
+    place, expected = OnHost.beside(device, 4096, sums=4), Resident()
     keys = [Key("G", str(number)) for number in range(12)]
     rows = torch.randint(-4, 5, (256, 4096), device=device).bfloat16()
     for turn in range(5):

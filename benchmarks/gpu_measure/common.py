@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -51,6 +52,7 @@ def main(doc, run, *, seconds, stall=30.0):
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--json", type=Path, required=True, help="file that results are added to")
     parser.add_argument("--seconds", type=float, default=seconds, help="limit on the whole run")
+    parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name has a match")
     parser.add_argument("--dry", action="store_true", help="tiny shapes on the CPU")
     options = parser.parse_args()
     if _WORKER in os.environ:
@@ -118,7 +120,7 @@ class Session:
         import torch
 
         self.torch, self.dry, self.path = torch, options.dry, options.json
-        self.program = Path(sys.argv[0]).stem
+        self.program, self.only = Path(sys.argv[0]).stem, options.only
         if not options.dry and not torch.cuda.is_available():
             sys.exit(f"{self.program}: torch sees no GPU; --dry runs on the CPU")
         self.device = torch.device("cpu" if options.dry else "cuda")
@@ -144,7 +146,7 @@ class Session:
     def cases(self, names, seconds=1.0):
         """Go through the names of cases not done yet, while ``seconds`` are left for one."""
         for name in names:
-            if name in self.done:
+            if name in self.done or not re.search(self.only, name):
                 continue
             self.case = name
             if self.left() < seconds:

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from curvedit.factors import Key
+from curvedit.meter import total_memory
 from curvedit.ops import tiles
+
+_LEAST, _MOST = 4, 32  # slots; two may be in use, so that one more is not enough to copy ahead
 
 
 class Place(Protocol):
@@ -118,15 +121,19 @@ class OnHost:
 
     def __post_init__(self) -> None:
         """Allocate the slots."""
-        numbers = tiles.tile_count(self.largest) * tiles.TILE**2
         for _ in range(self.slots):
-            memory = torch.empty(numbers, device=self.device)
+            memory = torch.empty(_numbers(self.largest), device=self.device)
             self._free.append(_Slot(memory, free=self.copier.computed()))
 
     @classmethod
-    def beside(cls, device: torch.device, largest: int, slots: int) -> "OnHost":
-        """Copy by streams of a CUDA device."""
-        return cls(largest, slots, device, _Streams(device))
+    def beside(cls, device: torch.device, largest: int, sums: int) -> "OnHost":
+        """Copy by streams of a CUDA device, a twelfth of whose memory the slots may take.
+
+        What a transformer's block adds to at a time should fit twice, so that copies have the whole
+        time of a block: of a 7B model's MLP that is five sums, or 0.7 GiB.
+        """
+        room = total_memory(device) // (12 * 4 * _numbers(largest))
+        return cls(largest, min(max(_LEAST, room), _MOST, sums), device, _Streams(device))
 
     @contextmanager
     def lent(self, keys: list[Key], rows: Tensor) -> Iterator[list[Tensor]]:
@@ -201,6 +208,11 @@ class OnHost:
         for key in coming:
             if key not in self._ahead and self._free:
                 self._upload(key, self._free.popleft())
+
+
+def _numbers(rows: int) -> int:
+    side: int = tiles.TILE
+    return int(tiles.tile_count(rows)) * side * side
 
 
 class _Streams:

@@ -220,7 +220,7 @@ def _place(
     if stays:
         return Resident()
     largest = max(max(shape_of(module)) for module in modules.values())
-    return OnHost.beside(device, largest, slots=6 if weighted else 4)
+    return OnHost.beside(device, largest, sums=(4 if weighted else 2) * len(modules))
 
 
 def _device(name: str, given: str | torch.device) -> torch.device:

@@ -195,7 +195,7 @@ class _Forward:
                 self.building.enter_context(saved_tensors_hooks(self._count, lambda each: each))
             return run.arguments(run.hidden)
         if self.inputs_on is not None:
-            run.hidden = hidden.to(self.inputs_on, non_blocking=True)
+            run.hidden = _parked(hidden, self.inputs_on)
         return None
 
     def after(self, number: int, _: nn.Module, __: Any, output: Any) -> None:
@@ -217,6 +217,14 @@ class _Forward:
         if storage.data_ptr() not in self.weights:
             self.saved[storage.data_ptr()] = storage.nbytes()
         return tensor
+
+
+def _parked(hidden: Tensor, place: torch.device) -> Tensor:
+    """A copy on another device; on the host in memory that a GPU copies to and from by itself."""
+    if place.type == "cpu" and hidden.is_cuda:
+        held = torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=True)
+        return held.copy_(hidden, non_blocking=True)
+    return hidden.to(place, non_blocking=True)
 
 
 def _refuse(name: str) -> Any:
