@@ -82,6 +82,9 @@ def fit():
     head = ["`fit` of a 7B model's MLPs", "tokens/s", "20 M tokens, all layers", "peak"]
     names = {
         "own, 32 layers": "own, all 32 layers in one pass",
+        "own, 32 layers, graphs 45 GiB": "with `graph_bytes` of 45 GiB",
+        "own, 32 layers, 24 GiB": "with 24 GiB, sums on the host (`sums_on`)",
+        "own, 32 layers, weighted": "with weighted sums",
         "released procedure, 4 layers": "released procedure, 8 passes of 4 layers",
     }
     body = []

@@ -5,6 +5,7 @@ import re
 import types
 
 import models
+import numpy as np
 import pytest
 import torch
 from cases import integers, limits_of, normal, orthogonal
@@ -13,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import curvedit
 from curvedit import Passages, Suite, ops
+from curvedit.demo import forgetting
 from curvedit.ops import tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
@@ -214,6 +216,22 @@ def test_evaluate(gpu):
     expected, ours = (curvedit.evaluate(model, suite) for model in pair_on("llama"))
     assert ours.before.perplexity.value == pytest.approx(expected.before.perplexity.value, rel=1e-4)
     assert ours.before.strict == expected.before.strict
+
+
+def test_the_demos_search(gpu):
+    """Passages and text are on the CPU, the model is not."""
+    on_cpu, on_gpu = pair_on("llama")
+    text = torch.randint(3, 97, (6, 20), generator=torch.Generator().manual_seed(0))
+    passages = Passages.cut(text.tolist(), prefix=8, suffix=4)
+    factors = fitted(on_gpu, "llama")
+
+    def kept(share):
+        return curvedit.rank(factors, keep_mass=share, progress=False)
+
+    found = forgetting.Search(on_gpu, passages, text, level=1.0).curve(kept)
+    assert np.isfinite(found.loss).all()
+    expected = forgetting.window_losses(on_cpu, text)
+    assert forgetting.window_losses(on_gpu, text) == pytest.approx(expected, rel=1e-4)
 
 
 def test_evaluate_a_classifier(gpu):

@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from curvedit.evaluation import Passages, recites
+from curvedit.models import device_of
 from curvedit.projection import project
 from curvedit.report import Metric
 from curvedit.selection import Selection
@@ -181,11 +182,12 @@ def window_losses(
 ) -> Array:
     """Mean loss of each window, (windows,) in nats per token."""
     found = []
-    for ids in text.split(_WINDOWS):
+    for part in text.split(_WINDOWS):
+        ids = part.to(device_of(model))
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
         terms = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         found.append(terms.view(len(ids), -1).mean(1))
-    return torch.cat(found).double().numpy()
+    return torch.cat(found).double().cpu().numpy()
 
 
 def _kept(step: float) -> float:
