@@ -274,6 +274,7 @@ def hopper(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
     monkeypatch.setattr("curvedit.fitting.memory.free_memory", lambda _: 1 << 40)
+    monkeypatch.setattr("curvedit.models.calling.total_memory", lambda _: 1 << 36)
     monkeypatch.setattr("curvedit._C.cuda_architectures", lambda: "800,900")
     return launches
 
