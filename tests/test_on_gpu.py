@@ -8,6 +8,7 @@ import models
 import numpy as np
 import pytest
 import torch
+import transformers
 from cases import integers, limits_of, normal, orthogonal
 from simulated_gpu import GPU, GpuTensor, model_to_gpu, simulated_gpu, to_gpu
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -206,6 +207,38 @@ def test_a_sweep_of_projections(gpu):
     ]
     for edit, selection in zip(curvedit.project_each(on_gpu, selections), selections, strict=True):
         assert list(edit.targets) == list(selection)
+
+
+def waits_per_batch(waits, layers, **options):
+    """What the host waits for in the second of three batches, by the number of blocks."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    with torch._C.DisableTorchFunction():
+        config = transformers.LlamaConfig(vocab_size=97, num_hidden_layers=layers, **sizes)
+        model = transformers.LlamaForCausalLM(config).eval()
+    seen = []
+
+    def batches():
+        for seed in range(3):
+            seen.append(len(waits))
+            yield torch.randint(3, 97, (4, 12), generator=torch.Generator().manual_seed(seed))
+
+    curvedit.fit(
+        model_to_gpu(model), batches(), targets="*.mlp.*", labels="data", progress=False, **options
+    )
+    return seen[2] - seen[1]
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_host_waits_as_often_whatever_the_number_of_blocks(weighted, gpu):
+    two, five = (waits_per_batch(gpu, layers, weighted=weighted) for layers in (2, 5))
+    assert two == five <= 14
+
+
+def test_a_piece_of_logits_makes_the_host_wait_only_as_often_as_the_model_does(gpu):
+    """transformers looks at the position ids in every call; nothing else is waited for."""
+    whole = waits_per_batch(gpu, 2)
+    pieces = waits_per_batch(gpu, 2, logits_bytes=12 * 97 * 5)
+    assert pieces - whole <= 11  # 12 pieces instead of one
 
 
 def test_evaluate(gpu):

@@ -38,12 +38,17 @@ class Batch:
         reaches = self.terms.flip(1).cumsum(1).flip(1) > 0  # a term lies here or later
         return reaches if self.mask is None else reaches & self.mask
 
+    @cached_property
+    def contributing_on_host(self) -> Tensor | None:
+        """The same in host memory, to count without waiting for a GPU again."""
+        return None if self.contributing is None else self.contributing.cpu()
+
     @property
     def positions(self) -> int:
         """Number of positions that count in the factors; of samples, for one term per sample."""
-        if self.terms is None or self.contributing is None:
+        if self.terms is None or self.contributing_on_host is None:
             return self.samples.shape[0]
-        return int(self.contributing.sum())
+        return int(self.contributing_on_host.sum())
 
     @property
     def loss_terms(self) -> int:

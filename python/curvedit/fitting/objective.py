@@ -3,7 +3,7 @@
 The loss is the sum of cross-entropies over the loss terms that a batch has.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,29 @@ from curvedit.data import Batch
 from curvedit.fitting.sampling import sample_labels, uniform
 from curvedit.models import logits_of
 from curvedit.passes import LossFunction
+
+
+@dataclass(frozen=True)
+class _Doubt:
+    """What is to be looked at before a pass goes on; a GPU is not waited for until then."""
+
+    sound: Tensor  # (2,) bool: the logits are finite; the labels are in range
+    labels: Tensor
+    where: Tensor  # labels count here
+    classes: int
+    batch: int  # its index
+
+    def error(self, *, is_finite: bool) -> ValueError:
+        if not is_finite:
+            return ValueError(
+                f"model: the logits are not finite in batch {self.batch}; "
+                "check the weights and the inputs"
+            )
+        labels = self.labels[self.where]
+        return ValueError(
+            f"batches: expected labels from 0 to {self.classes - 1}, "
+            f"got {int(labels.min())} to {int(labels.max())} in batch {self.batch}"
+        )
 
 
 @dataclass(frozen=True)
@@ -26,6 +49,7 @@ class Objective:
     labels: str  # "sampled" or "data"; "uniform" ignores the logits
     seed: int
     custom: LossFunction | None = None
+    _doubts: list[_Doubt] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def differentiate(
         self, output: Any, batch: Batch, *, start: int = 0, stop: int | None = None
@@ -46,8 +70,8 @@ class Objective:
 
         Raises:
             TypeError: the output has no logits.
-            ValueError: the logits have the wrong shape or are not finite, or the labels are missing
-                or out of range.
+            ValueError: the logits have the wrong shape, or the labels are missing. Whether logits
+                are finite and labels in range, :meth:`require_valid` tells.
         """
         if self.custom is not None:
             return self.custom(output, batch.labels), None
@@ -68,25 +92,33 @@ class Objective:
         probabilities = logits.detach().softmax(
             -1, dtype=torch.promote_types(logits.dtype, torch.float32)
         )
-        if terms is not None and not terms.all():
-            probabilities[~terms] = 0.0
-        if not probabilities.sum(-1).isfinite().all():
-            raise ValueError(
-                f"model: the logits are not finite in batch {batch.index}; "
-                "check the weights and the inputs"
-            )
-        labels = self._labels(probabilities, batch, start, stop)
         where = (
             torch.ones(leading, dtype=torch.bool, device=logits.device) if terms is None else terms
         )
-        labels = labels[where]
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[-1]:
-            raise ValueError(
-                f"batches: expected labels from 0 to {logits.shape[-1] - 1}, "
-                f"got {int(labels.min())} to {int(labels.max())} in batch {batch.index}"
-            )
-        probabilities[(*where.nonzero(as_tuple=True), labels)] -= 1.0
+        _clear(probabilities, ~where)
+        labels, classes = self._labels(probabilities, batch, start, stop), logits.shape[-1]
+        nearest = labels.clamp(0, classes - 1)
+        sound = [probabilities.sum(-1).isfinite().all(), ((nearest == labels) | ~where).all()]
+        self._doubts.append(_Doubt(torch.stack(sound), labels, where, classes, batch.index))
+        ones = where.to(probabilities.dtype)
+        probabilities.scatter_add_(-1, nearest[..., None], -ones[..., None])
         return logits, probabilities.to(logits.dtype)
+
+    def require_valid(self) -> None:
+        """Refuse what was given to :meth:`differentiate` since the last call, if it is not valid.
+
+        Raises:
+            ValueError: logits are not finite in rows with a loss term, or labels of the data are
+                out of range there.
+        """
+        doubts = list(self._doubts)
+        self._doubts.clear()
+        if not doubts:
+            return
+        found = torch.stack([each.sound for each in doubts]).tolist()
+        for (is_finite, in_range), doubt in zip(found, doubts, strict=True):
+            if not (is_finite and in_range):
+                raise doubt.error(is_finite=is_finite)
 
     def for_check(self) -> "Objective":
         """Return a loss for the self-check, whose labels do not depend on the logits."""
@@ -112,3 +144,11 @@ class Objective:
                 f"labels='data': expected labels in the data, got none in batch {batch.index}"
             )
         return batch.labels if batch.terms is None else batch.labels[:, start:stop]
+
+
+def _clear(probabilities: Tensor, rows: Tensor) -> None:
+    """Set rows to zero: on a CPU only these are touched, on a GPU the host does not wait."""
+    if probabilities.device.type != "cpu":
+        probabilities.masked_fill_(rows[..., None], 0.0)
+    elif rows.any():
+        probabilities[rows] = 0.0

@@ -100,6 +100,9 @@ class MarginLoss:
         """Return a loss for the self-check, whose gradient does not depend on the logits."""
         return FixedLoss()
 
+    def require_valid(self) -> None:
+        """Everything is checked at once."""
+
 
 @dataclass(frozen=True)
 class FixedLoss:
@@ -121,6 +124,9 @@ class FixedLoss:
     def for_check(self) -> "FixedLoss":
         """Return itself."""
         return self
+
+    def require_valid(self) -> None:
+        """Everything is checked at once."""
 
 
 def _labelled(

@@ -25,5 +25,14 @@ class Loss(Protocol):
         A backward pass starts from the two; the gradient of a scalar may be None.
         """
 
+    def require_valid(self) -> None:
+        """Refuse what was differentiated since the last call, if it was not valid.
+
+        A pass calls this once per batch, because a GPU has to be waited for.
+
+        Raises:
+            ValueError: logits or labels were not valid.
+        """
+
     def for_check(self) -> "Loss":
         """Return a loss for the self-check: rounding of the logits does not change its labels."""

@@ -240,20 +240,23 @@ class Observer:
         size, rows = batch.samples.shape[0], math.prod(shape)
         if batch.terms is None:
             if self.positions == "first" and len(shape) > 1 and shape[0] == size:
-                contributing = torch.zeros(shape, dtype=torch.bool, device=batch.samples.device)
-                contributing[:, 0] = True
-            elif contributing is None or shape == (size,):
+                first = torch.zeros(shape, device=batch.samples.device)
+                first[:, 0] = 1.0
+                return (None if shape[1] == 1 else first.reshape(-1)), rows // shape[1]
+            if contributing is None or shape == (size,):
                 if shape and shape[0] % size == 0:
                     return None, rows
                 contributing = None
         spread = None if contributing is None else _spread(contributing, shape)
-        if spread is None:
+        held = batch.contributing_on_host  # counts do not wait for a GPU
+        if spread is None or held is None:
             expected = (size, "...") if contributing is None else tuple(contributing.shape)
             raise ValueError(
                 f"targets: {name!r}: expected inputs of leading shape {expected}, batch and "
                 f"positions, to tell which rows contribute, got {shape}; leave this target out"
             )
-        number = int(spread.sum())
+        held = held[:, observation.positions]
+        number = int(held.sum()) * (rows // max(1, held.numel()))
         return (None if number == rows else spread.reshape(-1).float()), number
 
 

@@ -103,8 +103,9 @@ class Run:
                 batch = read_batch(raw, self.batches, self.samples, device, task)
                 if batch.task == "language" and isinstance(batch.inputs, Mapping):
                     ids = batch.inputs["input_ids"]
-                    bounds = int(ids.max()), int(ids.min())
-                    require_fits(f"batches: batch {batch.index}", self.model, ids.shape[1], *bounds)
+                    least, most = torch.stack(ids.aminmax()).tolist()
+                    where = f"batches: batch {batch.index}"
+                    require_fits(where, self.model, ids.shape[1], most, least)
                 if not self.task:
                     self._begin(batch)
                     task = self.task

@@ -59,6 +59,7 @@ def whole_backward(model: nn.Module, batch: Batch, objective: Loss, observer: Ob
     """
     with torch.enable_grad(), observer.observing(batch) as observation:
         end, at_end = objective.differentiate(call(model, batch.copied().inputs), batch)
+    objective.require_valid()
     if observation.leaves and end.requires_grad:
         torch.autograd.grad(end, observation.leaves, at_end, allow_unused=True)
     observation.close()
@@ -273,6 +274,7 @@ def _run_tail(
             if gradient is not None and gradients[0] is not None:
                 gradient[start:stop] += gradients[0]
         observation.close()
+    objective.require_valid()
     return gradient
 
 
