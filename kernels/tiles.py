@@ -18,6 +18,11 @@ def tile_count(size: int) -> int:
     return side * (side + 1) // 2
 
 
+def numel(size: int) -> int:
+    """Numbers that a packed matrix of ``size`` rows holds."""
+    return tile_count(size) * TILE * TILE
+
+
 def zeros(
     size: int, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> Tensor:

@@ -32,6 +32,15 @@ LOADING_AND_DATA = f"""
 """
 NO_PROGRESS = "--no-progress sets progress = True (no argument)"
 FLAGS = {
+    "plan": f"""{EVERY_VERB}
+        --model DIR required
+        --targets PATTERN (+) required
+        --device-memory GIB as float
+        --no-weighted sets weighted = True (no argument)
+        --window as int = 512
+        --batch-size as int = 8
+        --dtype = 'auto' of auto|float32|bfloat16|float16
+    """,
     "fit": f"""{EVERY_VERB}
         --model DIR required
         --data PATH (+) required

@@ -23,6 +23,7 @@ from curvedit.cli.forget import FORGET
 from curvedit.cli.inspect import INSPECT
 from curvedit.cli.merge import MERGE
 from curvedit.cli.mine import MINE
+from curvedit.cli.plan import PLAN
 from curvedit.cli.project import PROJECT
 from curvedit.cli.rank import RANK
 from curvedit.cli.run import RUN
@@ -34,6 +35,7 @@ from curvedit.meter import span
 VERBS = {  # in the order of --help
     verb.name: verb
     for verb in (
+        PLAN,
         FIT,
         RANK,
         PROJECT,

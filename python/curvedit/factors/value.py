@@ -80,9 +80,7 @@ class Factors(Mapping[str, TargetFactors]):
 
     def _numel(self, key: Key) -> int:
         rows, columns = self.targets[key.target].shape
-        return (
-            rows * columns if key.kind == "S" else tiles.tile_count(self._size(key)) * tiles.TILE**2
-        )
+        return rows * columns if key.kind == "S" else tiles.numel(self._size(key))
 
     def sum(self, key: str) -> Tensor:
         """Return the sum of a key, one of :meth:`keys_of_sums`: tile-packed, except "S" (dense).

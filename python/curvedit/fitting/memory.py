@@ -43,10 +43,11 @@ def require_memory(
     most = max(shapes, key=lambda name: max(shapes[name]))
     rows, columns = shapes[most]
     own = least_bytes({most: shapes[most]}, weighted=weighted, corrected=corrected)
+    remedy = "" if device.type == "cpu" else "let them wait on the host (sums_on='cpu'), "
     raise ValueError(
         f"targets: expected sums that fit into the {free / 2**30:.1f} GiB free on {device}, got at "
         f"least {needed / 2**30:.1f} GiB, most of it {most!r} ({rows} x {columns}), "
-        f"{own / 2**30:.1f} GiB; leave it out, or fit fewer targets at a time"
+        f"{own / 2**30:.1f} GiB; {remedy}leave it out, or fit fewer targets at a time"
     )
 
 

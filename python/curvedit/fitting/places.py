@@ -122,18 +122,14 @@ class OnHost:
     def __post_init__(self) -> None:
         """Allocate the slots."""
         for _ in range(self.slots):
-            memory = torch.empty(_numbers(self.largest), device=self.device)
+            memory = torch.empty(tiles.numel(self.largest), device=self.device)
             self._free.append(_Slot(memory, free=self.copier.computed()))
 
     @classmethod
     def beside(cls, device: torch.device, largest: int, sums: int) -> "OnHost":
-        """Copy by streams of a CUDA device, a twelfth of whose memory the slots may take.
-
-        What a transformer's block adds to at a time should fit twice, so that copies have the whole
-        time of a block: of a 7B model's MLP that is five sums, or 0.7 GiB.
-        """
-        room = total_memory(device) // (12 * 4 * _numbers(largest))
-        return cls(largest, min(max(_LEAST, room), _MOST, sums), device, _Streams(device))
+        """Copy by streams of a CUDA device."""
+        slots = slots_of(total_memory(device), largest, sums)
+        return cls(largest, slots, device, _Streams(device))
 
     @contextmanager
     def lent(self, keys: list[Key], rows: Tensor) -> Iterator[list[Tensor]]:
@@ -210,9 +206,14 @@ class OnHost:
                 self._upload(key, self._free.popleft())
 
 
-def _numbers(rows: int) -> int:
-    side: int = tiles.TILE
-    return int(tiles.tile_count(rows)) * side * side
+def slots_of(memory: int, largest: int, sums: int) -> int:
+    """How many of the ``sums`` a device of so much memory holds at a time: a twelfth of it.
+
+    What a transformer's block adds to should fit twice, so that copies have the whole time of a
+    block: of a 7B model's MLP that is five sums, or 0.7 GiB. ``largest`` is the most rows of a sum.
+    """
+    room: int = memory // (12 * 4 * tiles.numel(largest))
+    return min(max(_LEAST, room), _MOST, sums)
 
 
 class _Streams:

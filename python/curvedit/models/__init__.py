@@ -16,6 +16,7 @@ from curvedit.models.calling import (
     identity_of,
     language_logits,
     logits_of,
+    logits_room,
     measuring,
     pieces,
     require_fits,
@@ -39,12 +40,14 @@ from curvedit.models.loading import load_model, load_tokenizer, model_class, rea
 from curvedit.models.quantised import is_quantised, is_repacked, shape_of
 from curvedit.models.skeleton import parameter_names
 from curvedit.models.threads import exclusive
+from curvedit.models.tracing import Trace, trace
 
 __all__ = [
     "DTYPES",
     "CausalityError",
     "CoverageRow",
     "Stack",
+    "Trace",
     "accepts",
     "block_maps",
     "bypassed",
@@ -73,6 +76,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "logits_of",
+    "logits_room",
     "maps_of",
     "match_names",
     "measuring",
@@ -85,6 +89,7 @@ __all__ = [
     "require_fits",
     "require_readers",
     "shape_of",
+    "trace",
     "vocabulary_of",
     "weight_hash",
     "weight_of",

@@ -239,7 +239,12 @@ def default_logits_bytes(device: torch.device) -> int:
     """
     if device.type == "cpu":
         return 3 << 25
-    return min(1 << 32, max(1 << 28, total_memory(device) // 16))
+    return logits_room(total_memory(device))
+
+
+def logits_room(memory: int) -> int:
+    """The same for a GPU with so much memory."""
+    return min(1 << 32, max(1 << 28, memory // 16))
 
 
 def cached_rows(logits: Tensor) -> int:
