@@ -173,6 +173,23 @@ def test_a_fit_is_the_same(kind, weighted, monkeypatch):
     assert all(torch.equal(ours.sum(key), expected.sum(key)) for key in expected.keys_of_sums())
 
 
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_a_fit_that_was_stopped_goes_on(after, tmp_path, monkeypatch):
+    model, given = models.build("llama"), models.ragged_batches("llama") * 3
+    options = {"targets": "*.mlp.*", "progress": False, "snapshot_every": 0}
+    expected = curvedit.fit(model, given, **options)
+    monkeypatch.setattr(stage, "_place", lambda *_, **__: on_host(Lazy(), slots=6))
+
+    def broken():
+        yield from given[:after]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        curvedit.fit(model, broken(), snapshots=tmp_path / "s", **options)
+    ours = curvedit.fit(model, given, snapshots=tmp_path / "s", **options)
+    assert all(torch.equal(ours.sum(key), expected.sum(key)) for key in expected.keys_of_sums())
+
+
 def test_on_a_cpu_they_stay_where_they_are():
     model, given = models.build("llama"), models.ragged_batches("llama")
     options = {"targets": "*.mlp.*", "progress": False}
@@ -183,7 +200,8 @@ def test_on_a_cpu_they_stay_where_they_are():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sums_on": "meta"}, "sums_on: expected 'cpu', or .*got 'meta'"),
+        ({"sums_on": "meta"}, "sums_on: expected 'cpu', where the model is, got 'meta'"),
+        ({"sums_on": "cuda"}, "sums_on: expected 'cpu', where the model is, got 'cuda'"),
         ({"sums_on": "disk"}, "sums_on: expected a device such as 'cpu', got 'disk'"),
         ({"inputs_on": "disk"}, "inputs_on: expected a device such as 'cpu', got 'disk'"),
     ],
@@ -192,6 +210,18 @@ def test_refused(options, message):
     model, given = models.build("llama"), models.ragged_batches("llama")
     with pytest.raises(ValueError, match=message):
         curvedit.fit(model, given, targets="*.mlp.*", progress=False, **options)
+
+
+@pytest.mark.parametrize(("model_on", "sums_on"), [("mps", "cpu"), ("cuda:0", "cuda:1")])
+def test_only_a_cuda_devices_sums_wait_and_only_on_the_host(model_on, sums_on):
+    with pytest.raises(ValueError, match=f"sums_on: expected '{model_on}', where the model is"):
+        stage._place(sums_on, torch.device(model_on), {}, weighted=True, corrected=None)
+
+
+def test_a_model_on_several_devices_keeps_its_sums_there():
+    modules = {"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2, device="meta")}
+    with pytest.raises(ValueError, match="sums_on: expected None for a model on several devices"):
+        stage._place("cpu", torch.device("cuda"), modules, weighted=True, corrected=None)
 
 
 def test_corrections_need_all_bases_at_once():

@@ -18,7 +18,10 @@ _MEMORY = "use a smaller --batch-size or --window, fewer --targets, or --dtype b
 def explain(error: BaseException) -> str:
     """One line that says what went wrong; the first line of a longer message."""
     if isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory on the GPU ({first_line(error)}); {_MEMORY}, or --device cpu"
+        return (
+            f"out of memory on the GPU ({first_line(error)}); {_MEMORY}, or let the sums of a fit "
+            "wait on the host with --sums-on cpu; curvedit plan counts what a fit takes"
+        )
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return f"out of memory ({first_line(error)}); {_MEMORY}"
     if not isinstance(error, _KNOWN):

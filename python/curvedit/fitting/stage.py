@@ -206,9 +206,17 @@ def _place(
     """Where the sums are kept, which must have room for them."""
     where = device if sums_on is None else _device("sums_on", sums_on)
     stays = where.type == device.type and where.index in (None, device.index)
-    if not stays and where.type != "cpu":
+    if not stays and (where.type != "cpu" or device.type != "cuda"):
+        own = f"{str(device)!r}, where the model is"
         raise ValueError(
-            f"sums_on: expected 'cpu', or {str(device)!r} as the model itself, got {str(sums_on)!r}"
+            f"sums_on: expected {own}{', or cpu' if device.type == 'cuda' else ''}, "
+            f"got {str(sums_on)!r}"
+        )
+    apart = {str(each.device) for module in modules.values() for each in module.parameters()}
+    if not stays and len(apart) > 1:
+        raise ValueError(
+            f"sums_on: expected None for a model on several devices, {sorted(apart)}, "
+            f"got {str(sums_on)!r}"
         )
     if not stays and corrected is not None:
         raise ValueError(

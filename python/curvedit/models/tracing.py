@@ -7,7 +7,7 @@ seconds. Beside autograd's own tensors a fit keeps what its targets are called w
 import copy
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +96,7 @@ def _watched(model: nn.Module, targets: list[str], stack: Stack, found: Trace) -
     weights = {each.untyped_storage()._cdata for each in model.parameters()}
     kept: dict[int, Tensor] = {}  # by storage, of the last block
     seen: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
-    building = None
+    building = ExitStack()  # open while the last block runs
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()._cdata
@@ -119,20 +119,17 @@ def _watched(model: nn.Module, targets: list[str], stack: Stack, found: Trace) -
             found.widest_bytes = max(found.widest_bytes, output.nbytes)
 
     def enter(_: nn.Module, args: Any, kwargs: Any) -> Any:
-        nonlocal building
         hidden = args[0] if args else kwargs["hidden_states"]
         found.hidden_bytes = hidden.nbytes
         started = hidden.detach().requires_grad_()
-        building = torch.enable_grad(), saved_tensors_hooks(keep, lambda each: each)
-        for each in building:
-            each.__enter__()
+        building.enter_context(torch.enable_grad())
+        building.enter_context(saved_tensors_hooks(keep, lambda each: each))
         if args:
             return (started, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": started}
 
     def leave(*_: Any) -> None:
-        for each in reversed(building or ()):
-            each.__exit__(None, None, None)
+        building.close()
         found.graph_bytes = sum(each.untyped_storage().nbytes() for each in kept.values())
         raise _Done
 
@@ -146,5 +143,6 @@ def _watched(model: nn.Module, targets: list[str], stack: Stack, found: Trace) -
     try:
         yield
     finally:
+        building.close()
         for handle in handles:
             handle.remove()
