@@ -87,6 +87,20 @@ def windows(files, tokenizer, count, *, odd):
     return [{"input_ids": part} for part in torch.cat(found).split(8)]
 
 
+def fit_seconds(model, passages):
+    """Of a fit of the same maps over the passages, to compare a step with."""
+    rows = [torch.tensor([*prefix, *suffix]) for prefix, suffix in passages.rows()]
+    batches = []
+    for start in range(0, len(rows), 16):
+        some = rows[start : start + 16]
+        ids = torch.nn.utils.rnn.pad_sequence(some, batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(each) for each in some], True)
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    started = time.perf_counter()
+    curvedit.fit(model, batches, targets=TARGETS, progress=False)
+    return round(time.perf_counter() - started, 1)
+
+
 def read(report, key):
     """An edit's value with its interval."""
     value = report.after[key]
@@ -116,7 +130,7 @@ def main():
     relearnt = Suite([Relearning(given["named"], other, steps=(50,))], batch_size=16)
     before = {name: curvedit.evaluate(model, each, progress=False) for name, each in suites.items()}
     keys = dict.fromkeys(given, ("right", "near")) | {"text": ("kl", "perplexity")}
-    rows = {}
+    rows, fits = {}, [fit_seconds(model, given["named"]) for _ in range(2)]
     for name, (changes, kept) in VARIANTS.items():
         started = time.perf_counter()
         step = DIRECTION if kept is None else only(kept)
@@ -145,6 +159,7 @@ def main():
             "targets": TARGETS,
             "budget": BUDGET,
             "passages": {name: len(each) for name, each in given.items()},
+            "seconds_of_fits_over_the_named": fits,
             "factors_of": factors.provenance["positions"],
             "unedited": {
                 name: {key: round(found.before[key].value, 5) for key in keys[name] if key != "kl"}
