@@ -16,6 +16,7 @@ from markdown_table import table
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 RESULTS = HERE / "results/xeon-avx512-2-cores"
+RIVALS = HERE / "results/xeon-amx-2-cores/fit-rivals.json"
 DEMO = HERE / "results/amd-avx512-2-cores/demo.json"
 
 
@@ -136,6 +137,27 @@ def whole_fit(found):
     )
 
 
+def rivals():
+    """Time per token of whole fits, as multiples of our own, and peaks."""
+    record = json.loads(RIVALS.read_text())
+    by = [run["rows"] for run in record["runs"]]
+    own, *others = list(by[0])
+    first = [f"`{own}`", " / ".join(f"{rows[own]['ms_per_token']:.2f} ms" for rows in by)]
+    body = [[*first, ""]]
+    for name in others:
+        times = (f"{rows[name]['ms_per_token'] / rows[own]['ms_per_token']:.2f} ×" for rows in by)
+        version = record["versions"].get(name)
+        body.append([f"{name} {version}" if version else name, " / ".join(times), ""])
+    for row, name in zip(body, (own, *others), strict=True):
+        row[-1] = f"{record['peak_bytes_above_model'][name] >> 20} MiB"
+    head = [
+        "the same factors by other packages, per token",
+        "1 / 2 threads",
+        "peak above the model",
+    ]
+    return table(head, body)
+
+
 def demo():
     report = json.loads(DEMO.read_text())
     sides = [("before", report["before"]), ("`weighted`", report["after"])]
@@ -191,6 +213,8 @@ def filled(text):
         second_moment(kernels["second_moment_accumulate"]),
         eigen(decompositions["eigen"]),
         whole_fit(fits["fit"]),
+        "And on a Xeon with AMX, interleaved (`benchmarks/fit_rivals.py`; user CPU times in its JSON):",
+        rivals(),
     ]
     blocks = {
         "bench": "\n\n".join(speed),
