@@ -151,7 +151,7 @@ def rivals():
     for row, name in zip(body, (own, *others), strict=True):
         row[-1] = f"{record['peak_bytes_above_model'][name] >> 20} MiB"
     head = [
-        "the same factors by other packages, per token",
+        "the same factors, per token",
         "1 / 2 threads",
         "peak above the model",
     ]
@@ -213,7 +213,7 @@ def filled(text):
         second_moment(kernels["second_moment_accumulate"]),
         eigen(decompositions["eigen"]),
         whole_fit(fits["fit"]),
-        "And on a Xeon with AMX, interleaved (`benchmarks/fit_rivals.py`; user CPU times in its JSON):",
+        "And on a Xeon with AMX, interleaved, by `benchmarks/fit_rivals.py`:",
         rivals(),
     ]
     blocks = {
