@@ -14,6 +14,7 @@ rest before the step.
 
 import argparse
 import json
+import re
 import time
 import warnings
 from pathlib import Path
@@ -116,6 +117,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--only", default="", metavar="REGEX", help="variants whose name has a match"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     inputs = preset.prepare("real", options.study)
@@ -130,8 +134,13 @@ def main():
     relearnt = Suite([Relearning(given["named"], other, steps=(50,))], batch_size=16)
     before = {name: curvedit.evaluate(model, each, progress=False) for name, each in suites.items()}
     keys = dict.fromkeys(given, ("right", "near")) | {"text": ("kl", "perplexity")}
-    rows, fits = {}, [fit_seconds(model, given["named"]) for _ in range(2)]
+    rows = {}
+    if options.out.exists():  # variants of an earlier call stay
+        rows = json.loads(options.out.read_text())["variants"]
+    fits = [fit_seconds(model, given["named"]) for _ in range(2)]
     for name, (changes, kept) in VARIANTS.items():
+        if not re.search(options.only, name):
+            continue
         started = time.perf_counter()
         step = DIRECTION if kept is None else only(kept)
         with mock.patch.object(descent, "direction", step):
