@@ -12,6 +12,7 @@ from test_kept_graphs import per_graph
 import curvedit
 from curvedit import fitting
 from curvedit.cli import main
+from curvedit.cli.plan import _dtype
 from curvedit.models import find_targets, trace
 
 pytestmark = pytest.mark.filterwarnings(
@@ -136,6 +137,22 @@ def test_on_the_command_line(checkpoint, capsys):
     assert facts["dtype"] == "bfloat16"
     assert main([*plan, "--device-memory", "12"]) == 0
     assert "nothing fits: the weights alone take 13.6 GiB" in capsys.readouterr().out
+
+
+def test_flags_are_advised_before_a_smaller_batch(checkpoint, capsys):
+    """A few windows would fit into 43.5 GiB; with the sums on the host all 24 do."""
+    flags = "--targets *.mlp.* --batch-size 24 --no-weighted --device-memory 43.5 --json"
+    assert main(["plan", "--model", str(checkpoint), *flags.split()]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert 0 < facts["settings"][""]["largest_batch"] < 24
+    assert facts["advice"] == "--sums-on cpu"
+
+
+def test_a_gguf_file_is_loaded_in_float32():
+    config = type("Config", (), {"dtype": torch.bfloat16})
+    assert _dtype("auto", "model", config) == torch.bfloat16
+    assert _dtype("auto", "model.gguf", config) == torch.float32
+    assert _dtype("float16", "model.gguf", config) == torch.float16
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from curvedit.cli.inputs import add_dtype_flag
 from curvedit.cli.skeleton import read_skeleton
 from curvedit.cli.verb import Job, Options, Result, Verb, require_at_least
 from curvedit.meter import total_memory
+from curvedit.models import is_gguf
 
 _GIB = 2**30
 # Flags of fit, in the order in which they are advised: what costs nothing first.
@@ -59,7 +60,7 @@ def _prepare(options: Options) -> Job:
             "model: expected one that can be built from its configuration alone, got "
             f"{options.model}"
         )
-    dtype = _dtype(options.dtype, skeleton.config)
+    dtype = _dtype(options.dtype, options.model, skeleton.config)
     return lambda: _plan(options, modules, dtype, memory)
 
 
@@ -92,7 +93,15 @@ def _plan(options: Options, modules: nn.Module, dtype: torch.dtype, memory: int)
         }
         for name, places in _SETTINGS.items()
     }
-    best = next((name for name, each in settings.items() if each["largest_batch"]), None)
+    best = next(
+        (
+            name
+            for least in (plan.rows, 1)  # flags rather than a smaller batch
+            for name, each in settings.items()
+            if each["largest_batch"] >= least
+        ),
+        None,
+    )
     facts = {
         "device_memory": memory,
         "dtype": str(dtype).removeprefix("torch."),
@@ -145,8 +154,10 @@ def _text(
     return "\n".join([*lines, f"fits: curvedit fit … {flags}"])
 
 
-def _dtype(name: str, config: Any) -> torch.dtype:
+def _dtype(name: str, model: str, config: Any) -> torch.dtype:
     """The precision that fit would load the model in."""
+    if name == "auto" and is_gguf(model):
+        return torch.float32
     if name == "auto":
         found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
         return found if isinstance(found, torch.dtype) else torch.float32
