@@ -1,6 +1,8 @@
 """What a plan says that a fit takes is what it takes."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import models
@@ -176,6 +178,21 @@ def test_without_a_gpu_its_memory_has_to_be_given(checkpoint, capsys, monkeypatc
     assert (
         "device_memory: expected the GiB of a GPU, since there is none" in capsys.readouterr().err
     )
+
+
+def test_an_op_that_fake_tensors_refuse_is_told_in_one_line(tmp_path):
+    """transformers multiplies fused experts of bfloat16 only where it does not know the numbers."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 128}
+    config = transformers.MixtralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)
+    config.architectures = ["MixtralForCausalLM"]
+    config.save_pretrained(tmp_path)
+    plan = ["plan", "--model", str(tmp_path), "--targets", "*", "--device-memory", "8"]
+    command = [sys.executable, "-m", "curvedit", *plan, "--dtype", "float32"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        last = run.stderr.splitlines()[-1]
+        assert last.startswith("curvedit plan: error: model: expected one that takes token ids")
+    assert "fake_tensor.py" not in run.stderr
 
 
 def test_a_model_of_images_is_refused():

@@ -5,6 +5,7 @@ seconds. Beside autograd's own tensors a fit keeps what its targets are called w
 """
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -49,7 +50,7 @@ def trace(
             why.
     """
     found, own = Trace(), copy.deepcopy(modules).eval()
-    with FakeTensorMode(), warnings.catch_warnings():
+    with FakeTensorMode(), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         model = _without_numbers(own, dtype)
         stack = find_stack(model, targets)
@@ -67,6 +68,17 @@ def trace(
                 f"model: expected one that takes token ids and runs without numbers, got {first}"
             ) from error
     raise ValueError(f"model: it does not call every block of {stack.name}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging the stack of an op that fails; its error is told."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 class _Done(Exception):  # noqa: N818 - not an error: the last block has run
