@@ -1,9 +1,11 @@
 #include "cpu.hpp"
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 #endif
 
 namespace curvedit {
@@ -29,6 +31,12 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
+// By number, because compilers disagree on the feature's name.
+bool has_avx512_bf16() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5) != 0;
+}
+
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
 
@@ -37,6 +45,7 @@ std::vector<std::string> ask() {
 #if defined(__x86_64__)
   if (has_avx512()) {
     if (has_amx()) names.push_back("amx");
+    if (has_avx512_bf16()) names.push_back("avx512_bf16");
     names.push_back("avx512");
   }
   if (has_avx2()) names.push_back("avx2");

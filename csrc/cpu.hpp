@@ -6,9 +6,9 @@
 
 namespace curvedit {
 
-// Those of "amx", "avx512", "avx2" and "portable" that this machine has, fastest first. "amx" is
-// listed only if the operating system grants its tiles, and only beside "avx512", on which its
-// kernels fall back.
+// Those of "amx", "avx512_bf16", "avx512", "avx2" and "portable" that this machine has, fastest
+// first. "amx" is listed only if the operating system grants its tiles; it and "avx512_bf16" only
+// beside "avx512", on which their kernels fall back.
 const std::vector<std::string>& cpu_instruction_sets();
 
 // An op's kernel for one instruction set.

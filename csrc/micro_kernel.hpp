@@ -1,9 +1,10 @@
 // The building blocks of the CPU kernels, compiled once per instruction set.
 //
-// Tokens are packed, as float32, into panels of 16 neighbouring columns (depth x 16, contiguous). A
-// panel serves both as rows of a product, read one number at a time, and as columns, read one
-// vector at a time. The micro-kernel keeps a kHeight x 16 kPanels block of the product in registers
-// over the whole depth.
+// Tokens are packed into panels of 16 neighbouring columns (depth x 16 words, contiguous). A word is
+// a token's number as float32, or, where the instruction set multiplies them, two tokens' numbers
+// as bfloat16. A panel serves both as rows of a product, read one word at a time, and as columns,
+// read one vector at a time. The micro-kernel keeps a kHeight x 16 kPanels block of the product in
+// registers over the whole depth.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -12,7 +13,13 @@
 #include <new>
 
 #if defined(__x86_64__)
+#pragma GCC diagnostic push  // GCC 12 warns about variables that this header leaves undefined
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 #include "tokens.hpp"
@@ -147,10 +154,32 @@ struct AddSquare {
   }
 };
 
-// Parameters of an instruction set: floats per vector; columns of the micro-kernel, in panels; and
-// how the 16 rows of a panel are divided, so that the sums fill the registers without spilling.
-template <int kFloats, int kPanels, int... kRows>
+// Words of one token's number each.
+struct Singles {
+  static constexpr std::ptrdiff_t kTokens = 1;  // per word
+
+  static void pack(const Tokens& p, const float* scale, std::ptrdiff_t token, std::ptrdiff_t count,
+                   std::ptrdiff_t first, float* to) {
+    pack_chunk(p, scale, token, count, first, to);
+  }
+
+  template <typename V>
+  static V add_product(V sum, V left, V right) {
+    return sum + left * right;
+  }
+
+  template <typename V>
+  static V broadcast(const float* word) {
+    return *word - V{};
+  }
+};
+
+// Parameters of an instruction set: what a word holds; words per vector; columns of the
+// micro-kernel, in panels; and how the 16 rows of a panel are divided, so that the sums fill the
+// registers without spilling.
+template <typename Content, int kFloats, int kPanels, int... kRows>
 struct MicroKernel {
+  using Packing = Content;
   typedef float Vector
       __attribute__((vector_size(kFloats * sizeof(float)), aligned(16), may_alias));
   typedef float Unaligned
@@ -160,8 +189,8 @@ struct MicroKernel {
   static constexpr std::ptrdiff_t kColumns = kPanels * kPanel;
   static_assert((kRows + ...) == kPanel && kTile % kColumns == 0, "micro-tiles must fill a tile");
 
-  // 16 rows of c, kColumns wide, += rows^T columns over `depth` tokens, or its square, as `Take`
-  // says. Panels lie `next` floats apart.
+  // 16 rows of c, kColumns wide, += rows^T columns over `depth` words, or its square, as `Take`
+  // says. Panels lie `next` words apart.
   template <typename Take>
   static void block(const float* rows, const float* columns, std::ptrdiff_t next,
                     std::ptrdiff_t depth, float* c, std::ptrdiff_t stride) {
@@ -184,9 +213,10 @@ struct MicroKernel {
                                                     (v % kPerPanel) * kFloats);
 #pragma GCC unroll 16
       for (int r = 0; r < kHeight; ++r) {
-        const Vector left = rows[k * kPanel + r] - Vector{};
+        const Vector left = Packing::template broadcast<Vector>(rows + k * kPanel + r);
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) sum[r][v] += left * right[v];
+        for (int v = 0; v < kVectors; ++v)
+          sum[r][v] = Packing::add_product(sum[r][v], left, right[v]);
       }
     }
 #pragma GCC unroll 16

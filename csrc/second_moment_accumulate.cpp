@@ -7,6 +7,9 @@ namespace {
 
 const std::vector<CpuKernel<SecondMoment>>& kernels() {
   static const auto found = usable<SecondMoment>({
+#if defined(CURVEDIT_AVX512_BF16)
+      {"avx512_bf16", second_moment_avx512_bf16},
+#endif
 #if defined(__x86_64__)
       {"avx512", second_moment_avx512},
       {"avx2", second_moment_avx2},

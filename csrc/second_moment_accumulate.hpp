@@ -28,6 +28,7 @@ void second_moment_portable(const SecondMoment& problem);
 #if defined(__x86_64__)
 void second_moment_avx2(const SecondMoment& problem);
 void second_moment_avx512(const SecondMoment& problem);
+void second_moment_avx512_bf16(const SecondMoment& problem);
 #endif
 
 }  // namespace curvedit

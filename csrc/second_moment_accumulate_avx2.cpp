@@ -4,6 +4,6 @@
 
 namespace curvedit {
 void second_moment_avx2(const SecondMoment& problem) {
-  SecondMoments<MicroKernel<8, 1, 6, 5, 5>>::run(problem);
+  SecondMoments<MicroKernel<Singles, 8, 1, 6, 5, 5>>::run(problem);
 }
 }  // namespace curvedit

@@ -5,6 +5,6 @@
 
 namespace curvedit {
 void second_moment_avx512(const SecondMoment& problem) {
-  SecondMoments<MicroKernel<16, 2, 8, 8>>::run(problem);
+  SecondMoments<MicroKernel<Singles, 16, 2, 8, 8>>::run(problem);
 }
 }  // namespace curvedit

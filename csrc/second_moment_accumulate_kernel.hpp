@@ -10,16 +10,23 @@
 namespace curvedit {
 namespace {
 
-// Floats packed at a time, unless one sequence needs more.
+// Tokens' numbers packed at a time, unless one sequence needs more.
 constexpr std::ptrdiff_t kPacked = 1 << 18;
 
 template <typename Micro>
 struct SecondMoments {
+  using Packing = typename Micro::Packing;
+
+  static std::ptrdiff_t depth_of(std::ptrdiff_t tokens) {
+    return (tokens + Packing::kTokens - 1) / Packing::kTokens;
+  }
+
   // Packs one panel of a sequence: 16 columns, from column first + 16 panel on.
   static void pack(const Tokens& x, std::ptrdiff_t first, std::ptrdiff_t panel, float* to) {
+    to += panel * depth_of(x.tokens) * kPanel;
     for (std::ptrdiff_t k = 0; k < x.tokens; k += kChunk)
-      pack_chunk(x, nullptr, k, std::min(kChunk, x.tokens - k), first + panel * kPanel,
-                 to + (panel * x.tokens + k) * kPanel);
+      Packing::pack(x, nullptr, k, std::min(kChunk, x.tokens - k), first + panel * kPanel,
+                  to + k / Packing::kTokens * kPanel);
   }
 
   static void run(const SecondMoment& p) {
@@ -52,7 +59,7 @@ struct SecondMoments {
                    std::ptrdiff_t last, float* packed) {
     const std::ptrdiff_t down = padded(height) / kTile, along = padded(width) / kTile;
     const std::ptrdiff_t above = down * kGroup, panels = above + along * kGroup;
-    const std::ptrdiff_t size = panels * kPanel;  // floats per token
+    const std::ptrdiff_t size = panels * kPanel;  // words per token, if each has its own
     const std::int64_t* at = p.offsets;
     const auto of = [&](std::ptrdiff_t b) { return packed + (at[b] - at[first]) * size; };
 #pragma omp parallel num_threads(p.threads)
@@ -63,7 +70,9 @@ struct SecondMoments {
         const std::ptrdiff_t b = first + n / panels, panel = n % panels;
         const std::ptrdiff_t tokens = at[b + 1] - at[b];
         if (panel < above) pack(p.g.part(at[b], tokens), row, panel, of(b));
-        else pack(p.a.part(at[b], tokens), column, panel - above, of(b) + above * tokens * kPanel);
+        else
+          pack(p.a.part(at[b], tokens), column, panel - above,
+               of(b) + above * depth_of(tokens) * kPanel);
       }
 #pragma omp for schedule(dynamic)
       for (std::ptrdiff_t n = 0; n < down * along; ++n) {
@@ -74,10 +83,10 @@ struct SecondMoments {
         const bool is_whole = rows == kTile && columns == kTile;
         if (!is_whole) std::fill(edge.get(), edge.get() + kTile * kTile, 0.0f);
         for (std::ptrdiff_t b = first; b < last; ++b) {
-          const std::ptrdiff_t tokens = at[b + 1] - at[b], next = tokens * kPanel;
+          const std::ptrdiff_t depth = depth_of(at[b + 1] - at[b]), next = depth * kPanel;
           const float* const left = of(b) + r / kPanel * next;
           const float* const right = of(b) + (above + c / kPanel) * next;
-          tile(left, right, tokens, rows, columns, is_whole ? out : edge.get(),
+          tile(left, right, depth, rows, columns, is_whole ? out : edge.get(),
                is_whole ? p.a.dim : kTile);
         }
         for (std::ptrdiff_t k = 0; !is_whole && k < rows; ++k)
@@ -87,12 +96,12 @@ struct SecondMoments {
     }
   }
 
-  static void tile(const float* left, const float* right, std::ptrdiff_t tokens,
+  static void tile(const float* left, const float* right, std::ptrdiff_t depth,
                    std::ptrdiff_t rows, std::ptrdiff_t columns, float* out, std::ptrdiff_t stride) {
     for (std::ptrdiff_t c = 0; c < columns; c += Micro::kColumns)
       for (std::ptrdiff_t r = 0; r < rows; r += kPanel)
-        Micro::template block<AddSquare>(left + r * tokens, right + c * tokens, tokens * kPanel,
-                                         tokens, out + r * stride + c, stride);
+        Micro::template block<AddSquare>(left + r * depth, right + c * depth, depth * kPanel, depth,
+                                         out + r * stride + c, stride);
   }
 };
 

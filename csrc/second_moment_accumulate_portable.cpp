@@ -2,6 +2,6 @@
 
 namespace curvedit {
 void second_moment_portable(const SecondMoment& problem) {
-  SecondMoments<MicroKernel<4, 1, 2, 2, 2, 2, 2, 2, 2, 2>>::run(problem);
+  SecondMoments<MicroKernel<Singles, 4, 1, 2, 2, 2, 2, 2, 2, 2, 2>>::run(problem);
 }
 }  // namespace curvedit

@@ -10,6 +10,9 @@ const std::vector<CpuKernel<Syrk>>& kernels() {
 #if defined(CURVEDIT_AMX)
       {"amx", syrk_amx},
 #endif
+#if defined(CURVEDIT_AVX512_BF16)
+      {"avx512_bf16", syrk_avx512_bf16},
+#endif
 #if defined(__x86_64__)
       {"avx512", syrk_avx512},
       {"avx2", syrk_avx2},

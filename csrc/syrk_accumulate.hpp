@@ -44,6 +44,7 @@ void syrk_portable(const Syrk& problem);
 #if defined(__x86_64__)
 void syrk_avx2(const Syrk& problem);
 void syrk_avx512(const Syrk& problem);
+void syrk_avx512_bf16(const Syrk& problem);
 void syrk_amx(const Syrk& problem);
 #endif
 

@@ -7,15 +7,7 @@
       _Pragma("GCC target(\"amx-tile,amx-bf16\")")
 #define CURVEDIT_F16C
 
-// GCC 12 warns about variables that this header leaves undefined on purpose.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#endif
-
+#include "masked_sums.hpp"
 #include "syrk_accumulate_kernel.hpp"
 
 namespace curvedit {
@@ -143,23 +135,12 @@ void run_sum(const Syrk& p, const SyrkSum& sum) {
   }
 }
 
-bool is_mask(const SyrkSum& sum, std::ptrdiff_t tokens) {
-  for (std::ptrdiff_t t = 0; sum.weight && t < tokens; ++t)
-    if (sum.weight[t] != 0.0f && sum.weight[t] != 1.0f) return false;
-  return true;
+void run_sums(const Syrk& p) {
+  for (int n = 0; n < p.count; ++n) run_sum(p, p.sums[n]);
 }
 
 }  // namespace
 
-void syrk_amx(const Syrk& problem) {
-  Syrk rest = problem;
-  rest.count = 0;
-  for (int n = 0; n < problem.count; ++n) {
-    const SyrkSum& sum = problem.sums[n];
-    if (problem.x.dtype == Dtype::bfloat16 && is_mask(sum, problem.x.tokens)) run_sum(problem, sum);
-    else rest.sums[rest.count++] = sum;
-  }
-  if (rest.count) syrk_avx512(rest);
-}
+void syrk_amx(const Syrk& problem) { run_masked(problem, run_sums, syrk_avx512); }
 
 }  // namespace curvedit

@@ -3,5 +3,7 @@
 #include "syrk_accumulate_kernel.hpp"
 
 namespace curvedit {
-void syrk_avx2(const Syrk& problem) { Algorithm<MicroKernel<8, 1, 6, 5, 5>, 256>::run(problem); }
+void syrk_avx2(const Syrk& problem) {
+  Algorithm<MicroKernel<Singles, 8, 1, 6, 5, 5>, 256>::run(problem);
+}
 }  // namespace curvedit

@@ -4,5 +4,7 @@
 #include "syrk_accumulate_kernel.hpp"
 
 namespace curvedit {
-void syrk_avx512(const Syrk& problem) { Algorithm<MicroKernel<16, 2, 8, 8>, 256>::run(problem); }
+void syrk_avx512(const Syrk& problem) {
+  Algorithm<MicroKernel<Singles, 16, 2, 8, 8>, 256>::run(problem);
+}
 }  // namespace curvedit

@@ -1,8 +1,8 @@
 // The blocked algorithm of syrk_accumulate, compiled once per instruction set by
 // syrk_accumulate_<set>.cpp.
 //
-// Tokens are taken kDepth at a time. X^T X needs only one packing, whose panels serve both as rows
-// and as columns.
+// Tokens are taken kDepth words at a time. X^T X needs only one packing, whose panels serve both as
+// rows and as columns.
 #pragma once
 #include "syrk_accumulate.hpp"
 #include "tile_order.hpp"
@@ -12,13 +12,15 @@
 namespace curvedit {
 namespace {
 
-// Floats that several threads pack at a time if one block is smaller.
+// Words that several threads pack at a time if one block is smaller.
 constexpr std::ptrdiff_t kShared = 1 << 20;
 constexpr std::ptrdiff_t kBand = 4;  // tile rows walked together
 
 template <typename Micro, int kDepth>
 struct Algorithm {
+  using Packing = typename Micro::Packing;
   static constexpr std::ptrdiff_t kColumns = Micro::kColumns, kPanelSize = kDepth * kPanel;
+  static constexpr std::ptrdiff_t kBlock = kDepth * Packing::kTokens;  // tokens
 
   // Computes one 128 x 128 tile. Micro-tiles above the diagonal or outside the matrix are skipped.
   static void tile(const Syrk& p, float* sum, const float* packed, Position at,
@@ -36,18 +38,18 @@ struct Algorithm {
     }
   }
 
-  // Packs a tile's panels of one block for every sum. The second sum finds the tokens in the
-  // first-level cache.
+  // Packs a tile's panels of one block, `count` tokens, for every sum. The second sum finds the
+  // tokens in the first-level cache.
   static void pack(const Syrk& p, const float* const* scale, std::ptrdiff_t token,
-                   std::ptrdiff_t depth, std::ptrdiff_t first_panel, float* packed,
+                   std::ptrdiff_t count, std::ptrdiff_t first_panel, float* packed,
                    std::ptrdiff_t next_sum) {
-    for (std::ptrdiff_t k = 0; k < depth; k += kChunk) {
-      const std::ptrdiff_t count = std::min(kChunk, depth - k);
+    for (std::ptrdiff_t k = 0; k < count; k += kChunk) {
+      const std::ptrdiff_t some = std::min(kChunk, count - k);
       for (std::ptrdiff_t panel = first_panel; panel < first_panel + kGroup; ++panel) {
         for (int n = 0; n < p.count; ++n) {
-          float* to = packed + n * next_sum + panel * kPanelSize + k * kPanel;
+          float* to = packed + n * next_sum + panel * kPanelSize + k / Packing::kTokens * kPanel;
           const float* s = scale[n] ? scale[n] + token + k : nullptr;
-          pack_chunk(p.x, s, token + k, count, panel * kPanel, to);
+          Packing::pack(p.x, s, token + k, some, panel * kPanel, to);
         }
       }
     }
@@ -57,7 +59,7 @@ struct Algorithm {
     const std::ptrdiff_t side = (p.x.dim + kTile - 1) / kTile, tiles = syrk_tiles(p.x.dim);
     const int threads = static_cast<int>(std::clamp<std::ptrdiff_t>(p.threads, 1, tiles));
     const std::ptrdiff_t block_size = side * kGroup * kPanelSize;
-    const std::ptrdiff_t all = (p.x.tokens + kDepth - 1) / kDepth;
+    const std::ptrdiff_t all = (p.x.tokens + kBlock - 1) / kBlock;
     // One block at a time is best for the caches. Several threads take more blocks, so that they
     // meet at fewer barriers: where other programs share the cores, each barrier waits for the last
     // thread to be scheduled.
@@ -77,13 +79,13 @@ struct Algorithm {
 #pragma omp parallel num_threads(threads)
     for (std::ptrdiff_t first = 0; first < all; first += blocks) {
       const std::ptrdiff_t here = std::min(blocks, all - first);
-      const auto depth = [&](std::ptrdiff_t block) {
-        return std::min<std::ptrdiff_t>(kDepth, p.x.tokens - (first + block) * kDepth);
+      const auto count = [&](std::ptrdiff_t block) {
+        return std::min<std::ptrdiff_t>(kBlock, p.x.tokens - (first + block) * kBlock);
       };
 #pragma omp for schedule(dynamic)
       for (std::ptrdiff_t n = 0; n < here * side; ++n) {
-        const std::ptrdiff_t block = n / side, token = (first + block) * kDepth;
-        pack(p, scale, token, depth(block), n % side * kGroup, packed.get() + block * block_size,
+        const std::ptrdiff_t block = n / side, token = (first + block) * kBlock;
+        pack(p, scale, token, count(block), n % side * kGroup, packed.get() + block * block_size,
              next_sum);
       }
       // One sum after the other, because each fills the cache.
@@ -93,7 +95,7 @@ struct Algorithm {
         const float* from = packed.get() + sum * next_sum;
         for (std::ptrdiff_t block = 0; block < here; ++block)
           tile(p, p.sums[sum].out, from + block * block_size, position(n % tiles, side, kBand),
-               depth(block));
+               (count(block) + Packing::kTokens - 1) / Packing::kTokens);
       }
     }
   }

@@ -2,6 +2,6 @@
 
 namespace curvedit {
 void syrk_portable(const Syrk& problem) {
-  Algorithm<MicroKernel<4, 1, 2, 2, 2, 2, 2, 2, 2, 2>, 256>::run(problem);
+  Algorithm<MicroKernel<Singles, 4, 1, 2, 2, 2, 2, 2, 2, 2, 2>, 256>::run(problem);
 }
 }  // namespace curvedit

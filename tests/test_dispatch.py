@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import curvedit
-from curvedit import ops
+from curvedit import _C, ops
 from curvedit.ops import dispatch, tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer positions:UserWarning")
@@ -25,6 +25,9 @@ def asking(monkeypatch):
     yield ask
     dispatch._parsed.cache_clear()
     dispatch._say.cache_clear()
+
+
+WITHOUT_BFLOAT16 = {"avx512", "avx2", "portable"}  # the others multiply bfloat16 only
 
 
 def syrk_case(dtype=torch.float32):
@@ -47,8 +50,15 @@ def test_choose_returns_what_runs_and_says_what_it_is():
 
 
 def test_the_instruction_set_is_that_of_the_input():
-    labels = {ops.choose("syrk_accumulate", *syrk_case(d)).variant for d in (torch.float32,)}
-    assert labels <= {"avx512", "avx2", "portable"}  # AMX multiplies bfloat16 only
+    assert ops.choose("syrk_accumulate", *syrk_case()).variant in WITHOUT_BFLOAT16
+    sets = _C.instruction_sets("syrk_accumulate")
+    assert ops.choose("syrk_accumulate", *syrk_case(torch.bfloat16)).variant == sets[0]
+
+    sets = _C.instruction_sets("second_moment_accumulate")
+    for dtype, expected in ((torch.float32, WITHOUT_BFLOAT16), (torch.bfloat16, {sets[0]})):
+        x = torch.ones(4, 8, dtype=dtype)
+        call = (torch.zeros(8, 8), x, x, None)
+        assert ops.choose("second_moment_accumulate", *call).variant in expected
 
 
 def test_a_record_names_every_backend_that_ran():

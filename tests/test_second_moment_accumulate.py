@@ -11,6 +11,7 @@ from curvedit import _C, ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALVES = [torch.bfloat16, torch.float16]
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 BACKENDS = ops.backends("second_moment_accumulate")
 SIZES = [(1, 1), (1, 7), (9, 1), (31, 17), (128, 127), (129, 257)]
 INTERPRETED = [(9, 1), (70, 129)]
@@ -106,12 +107,18 @@ def test_no_tokens_change_nothing(backend, offsets):
 @pytest.mark.parametrize("instruction_set", _C.instruction_sets("second_moment_accumulate"))
 @pytest.mark.parametrize(("m", "n"), [(1, 1), (129, 257), (300, 33)])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_every_instruction_set_is_exact_and_stays_inside(instruction_set, m, n, threads):
-    g, a = integers(700, m), integers(700, n, seed=1)
+@pytest.mark.parametrize(
+    "dtypes", [("float32",) * 2, ("bfloat16",) * 2, ("bfloat16", "float16")], ids=" and ".join
+)
+def test_every_instruction_set_is_exact_and_stays_inside(instruction_set, m, n, threads, dtypes):
+    g, a = (
+        integers(700, size, seed=seed, dtype=getattr(torch, dtype))
+        for seed, (size, dtype) in enumerate(zip((m, n), dtypes, strict=True))
+    )
     offsets = [0, 1, 400, 400, 650, 700]
     memory = torch.full((m * n + 128,), torch.nan)
     out = memory[64 : 64 + m * n].view(m, n).zero_()
-    sources = [(x.data_ptr(), 0, x.shape[1], *x.stride()) for x in (g, a)]
+    sources = [(x.data_ptr(), CODES[x.dtype], x.shape[1], *x.stride()) for x in (g, a)]
     _C.second_moment_accumulate(out.data_ptr(), *sources, offsets, threads, instruction_set)
     assert torch.equal(out.double(), truth_of(g, a, torch.tensor(offsets)))
     assert memory[:64].isnan().all()

@@ -14,6 +14,7 @@ from curvedit.ops import cpu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALVES = [torch.bfloat16, torch.float16]
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 SIZES = [(1, 1), (7, 5), (5, 7), (64, 127), (300, 128), (33, 129), (513, 257)]  # (tokens, d)
 INTERPRETED = [(7, 5), (33, 129)]  # the interpreter takes a second per case
 BACKENDS = ops.backends("syrk_accumulate")
@@ -124,15 +125,25 @@ def test_memory_around_the_output_is_untouched(d):
 
 @pytest.mark.parametrize("instruction_set", _C.instruction_sets("syrk_accumulate"))
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
-@pytest.mark.parametrize(("tokens", "d"), [(1, 17), (256, 130), (300, 700), (515, 1100)])
+@pytest.mark.parametrize(("tokens", "d"), [(1, 17), (256, 130), (300, 700), (1029, 1100)])
 def test_every_instruction_set_is_exact(instruction_set, dtype, tokens, d):
     x = integers(tokens, d, dtype=dtype)
-    weight = integers(tokens, seed=3).abs().square()
-    out = tiles.pack(torch.ones(d, d))
-    code = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}[dtype]
-    sums = [(out.data_ptr(), weight.data_ptr())]
-    _C.syrk_accumulate(sums, x.data_ptr(), code, d, *x.stride(), [0, tokens], 2, instruction_set)
-    assert torch.equal(tiles.unpack(out, d), reference(x.float(), weight, torch.float32) + 1)
+    weights = {
+        "none": None,
+        "mask": (integers(tokens, seed=3) > 0).float(),
+        "some": integers(tokens, seed=3).abs().square(),
+    }
+    for kind, weight in weights.items():
+        outs = [tiles.pack(torch.ones(d, d)) for _ in range(2)]
+        given = x if weight is None else torch.where(weight[:, None] > 0, x, torch.nan)
+        sums = [(outs[0].data_ptr(), 0 if weight is None else weight.data_ptr())]
+        if kind != "none":  # two sums of the same tokens
+            sums.append((outs[1].data_ptr(), weights["mask"].data_ptr()))
+        source = (given.data_ptr(), CODES[dtype], d, *given.stride())
+        _C.syrk_accumulate(sums, *source, [0, tokens], 2, instruction_set)
+        for out, by in zip(outs[: len(sums)], (weight, weights["mask"])[: len(sums)], strict=True):
+            expected = reference(x.float(), by, torch.float32) + 1
+            assert torch.equal(tiles.unpack(out, d), expected), kind
 
 
 @pytest.mark.parametrize("instruction_set", _C.instruction_sets("syrk_accumulate"))
@@ -154,16 +165,14 @@ def test_every_half_is_converted_exactly(instruction_set):
                 instruction_set,
             )
             expected = row.float()
-            if (
-                instruction_set == "amx" and dtype == torch.bfloat16
-            ):  # the matrix unit takes subnormals as 0
-                expected[expected.abs() < 2.0**-126] = 0
+            if dtype == torch.bfloat16 and instruction_set in ("amx", "avx512_bf16"):
+                expected[expected.abs() < 2.0**-126] = 0  # they take subnormals as 0
             assert torch.equal(tiles.unpack(out, len(row))[0], expected)
 
 
 def test_both_ops_choose_from_the_same_instruction_sets():
     sets = _C.instruction_sets("syrk_accumulate")
-    order = ["amx", "avx512", "avx2", "portable"]
+    order = ["amx", "avx512_bf16", "avx512", "avx2", "portable"]
     assert sets == [name for name in order if name in sets]
     assert sets[-1] == "portable"
     without_amx = [name for name in sets if name != "amx"]

@@ -140,25 +140,28 @@ def _reference_bases(w: Tensor, u_out: Tensor, *_: Any) -> str:
 
 
 def _syrk_instructions(_: Tensor, x: Tensor, *__: Any) -> str:
-    """Return the best instruction set for ``x``; AMX multiplies bfloat16 only."""
-    return next(
-        name
-        for name in _C.instruction_sets("syrk_accumulate")
-        if name != "amx" or x.dtype == torch.bfloat16
-    )
+    """Return the best instruction set for ``x``."""
+    return _instructions("syrk_accumulate", x)
 
 
 def _pair_instructions(_: Tensor, __: Tensor, x: Tensor, *___: Any) -> str:
     return _syrk_instructions(_, x)
 
 
-def _moment_instructions(*_: Any) -> str:
-    return _C.instruction_sets("second_moment_accumulate")[0]
+def _moment_instructions(_: Tensor, g: Tensor, *__: Any) -> str:
+    return _instructions("second_moment_accumulate", g)
+
+
+def _instructions(op: str, tokens: Tensor) -> str:
+    """Return the best instruction set; some multiply bfloat16 only."""
+    halves = tokens.dtype == torch.bfloat16
+    return next(name for name in _C.instruction_sets(op) if halves or name not in _HALVES_ONLY)
 
 
 # benchmarks/results/h200
 _SLOWER = "was slower where it was measured, on an H200; request it by name"
 _UNMEASURED = "was slower than wgmma on an H200, and not measured elsewhere; request it by name"
+_HALVES_ONLY = ("amx", "avx512_bf16")
 _CPU, _CUDA, _KERNELS = "curvedit.ops.cpu", "curvedit.ops.cuda", "curvedit.kernels"
 _WGMMA = "curvedit.ops.cuda_wgmma"
 
