@@ -3,7 +3,7 @@
 ``python benchmarks/study_toy.py DIRECTORY JSON``; what is in the directory is not made again.
 
 Every other passage is named and tuned on, the rest are tested on. `forget` runs within its usual
-budget of .02 nats per token, and again within .2.
+budget of .02 nats per token and within .2, at several dampings.
 """
 
 import json
@@ -22,7 +22,8 @@ from curvedit.study import Material, Settings, study
 SEEDS = (0, 1, 2)
 PLACES = {"upper": ("model.layers.{2..3}.*",), "all": ("model.layers.*",)}
 FIT_TOKENS = (8192, 131072)
-MORE = 0.2  # nats per token
+BUDGETS = (0.02, 0.2)  # nats per token
+DAMPINGS = (0.01, 0.1, 1.0)
 HELD_OUT = 256  # windows
 
 
@@ -66,13 +67,24 @@ def main(directory, out):
         )
         material = material_of(corpus)
         usual = finished(model, material, settings, directory / f"study-{seed}")
-        only = replace(settings, kinds=("targeted",), budget=MORE, audited=False)
-        more = finished(model, material, only, directory / f"study-{seed}-more")
-        found.append({"seed": seed, "usual": entries_of(usual), "more": more["arms"]})
+        targeted = [
+            {"budget": budget, "damping": damping, "arms": arms}
+            for budget in BUDGETS
+            for damping in DAMPINGS
+            for arms in [forgotten(model, material, settings, directory, seed, budget, damping)]
+        ]
+        found.append({"seed": seed, "usual": entries_of(usual), "targeted": targeted})
     first = found[0]["usual"]
     record = {"format": "curvedit-toy-study", "tool": curvedit.__version__, "studies": found}
     out.write_text(json.dumps(record, indent=1) + "\n")
     print(len(found), "studies,", len(first["arms"]), "edits each")
+
+
+def forgotten(model, material, settings, directory, seed, budget, damping):
+    """The edits of the targeted mode alone, at one budget and damping."""
+    only = replace(settings, kinds=("targeted",), budget=budget, damping=damping, audited=False)
+    place = directory / f"study-{seed}-{budget:g}-{damping:g}"
+    return finished(model, material, only, place)["arms"]
 
 
 def finished(model, material, settings, place):

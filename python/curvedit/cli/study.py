@@ -11,6 +11,7 @@ from curvedit.cli.inputs import add_loading_flags, load_model, load_tokenizer
 from curvedit.cli.places import require_device
 from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag, require_at_least
 from curvedit.evaluation import Passages
+from curvedit.forgetting import DAMPING
 from curvedit.study import (
     KINDS,
     PRESETS,
@@ -79,6 +80,13 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         default=0.02,
         metavar="NATS",
         help="damage allowed to the targeted mode, per token (0.02)",
+    )
+    parser.add_argument(
+        "--damping",
+        type=float,
+        default=DAMPING,
+        metavar="X",
+        help="of the targeted mode, in units of each mean curvature (%(default)g)",
     )
     parser.add_argument(
         "--without",
@@ -155,6 +163,7 @@ def _settings(options: Options, places: Mapping[str, Sequence[str]]) -> Settings
         kinds=tuple(options.kinds or KINDS),
         lost=options.lost,
         budget=options.budget,
+        damping=options.damping,
         batch_size=options.batch_size,
         seed=options.seed,
     )

@@ -58,6 +58,7 @@ class Editor:
     factors: Mapping[int, Factors]  # by tokens fitted on
     places: Mapping[str, Sequence[str]]  # names of linear maps
     passages: Passages  # to forget by name, in the targeted mode
+    damping: float  # of the targeted mode
     checked_on: Sequence[Ids]  # windows on which the targeted mode measures its damage
     seed: int
     batch_size: int
@@ -77,6 +78,7 @@ class Editor:
                 holdout=list(self.checked_on),
                 targets=list(names),
                 budget=strength,
+                damping=self.damping,
                 batch_size=self.batch_size,
                 progress=self.shows_progress,
             )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from curvedit.forgetting import DAMPING
 from curvedit.study.arms import KINDS
 
 
@@ -19,6 +20,7 @@ class Settings:
     kinds: tuple[str, ...] = KINDS
     lost: float = 1 / 3  # share of the right tokens that edits without labels are to lose
     budget: float = 0.02  # nats per token, of the targeted mode
+    damping: float = DAMPING  # of the targeted mode, in units of each mean curvature
     checked: int = 8  # windows of each domain that the targeted mode measures its damage on
     searched: int = 36  # passages that strengths are searched on
     mapped: int = 16  # passages, and every so many blocks, of the map; 0 for none
@@ -41,6 +43,8 @@ class Settings:
             raise ValueError(f"lost: expected a share between 0 and 1, got {self.lost}")
         if not self.budget > 0:
             raise ValueError(f"budget: expected a positive number of nats, got {self.budget}")
+        if not self.damping > 0:
+            raise ValueError(f"damping: expected a positive number, got {self.damping}")
         for name in ("checked", "searched", "map_every", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")

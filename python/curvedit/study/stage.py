@@ -130,6 +130,7 @@ def _begin(
         factors,
         places,
         passages.of_split("tune"),
+        settings.damping,
         [row for rows in material.text.values() for row in rows[: settings.checked]],
         settings.seed,
         settings.batch_size,
