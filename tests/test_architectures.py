@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 import transformers
 from architectures import CASES
+from autograd import autograd, is_map, truth
+from expert_calls import fused_parameters
 from torch import nn
 
 import curvedit
@@ -22,83 +24,8 @@ pytestmark = [
 KINDS = ("A", "G", "A_w", "G_w")
 
 
-def is_map(module):
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
 def token_loss(output, labels):
     return F.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), reduction="sum")
-
-
-def loss_and_rows(logits, batch):
-    """The summed loss in float64, and which positions (B, T) count; None where all rows do."""
-    labels, mask = batch["labels"], batch.get("attention_mask")
-    rows = None if mask is None else mask.bool()
-    if labels.ndim == 1:
-        return F.cross_entropy(logits, labels, reduction="sum"), rows
-    if logits.shape[-1] == architectures.CLASSES:
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"), rows
-    total, counts = 0.0, torch.zeros_like(rows)
-    for row in range(len(labels)):
-        for t in range(labels.shape[1] - 1):
-            if rows[row, t] and rows[row, t + 1] and labels[row, t + 1] != -100:
-                total = total + F.cross_entropy(logits[row, t], labels[row, t + 1])
-                counts[row, : t + 1] = rows[row, : t + 1]
-    return total, counts
-
-
-def truth(model, batches):
-    """Sums and counts of every linear map that a loss depends on, from whole backward passes."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        return autograd(copy.deepcopy(model).double(), batches)
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-def autograd(twin, batches):
-    if hasattr(twin, "set_experts_implementation") and twin._can_set_experts_implementation():
-        twin.set_experts_implementation("eager")  # the others take no float64
-    calls = {}
-
-    def watch(name):
-        def hook(_, args, kwargs, output):
-            a = (args[0] if args else next(iter(kwargs.values()))).detach().clone()
-            output.register_hook(lambda g: calls.setdefault(name, []).append((a, g.detach())))
-
-        return hook
-
-    for name, module in twin.named_modules():
-        if is_map(module):
-            module.register_forward_hook(watch(name), with_kwargs=True)
-    sums = {}
-    for batch in batches:
-        calls.clear()
-        inputs = {
-            key: x.to(next(twin.parameters()).dtype) if x.is_floating_point() else x
-            for key, x in batch.items()
-            if key != "labels"
-        }
-        loss, rows = loss_and_rows(twin(**inputs, **no_cache(twin)).logits, batch)
-        loss.backward()
-        for name, found in calls.items():
-            for a, g in found:
-                a, g = a.flatten(0, -2), g.flatten(0, -2)
-                if rows is not None and len(a) == rows.numel():
-                    a, g = a[rows.flatten()], g[rows.flatten()]
-                a_norm, g_norm = (x.square().sum(1, keepdim=True) for x in (a, g))
-                new = (a.T @ a, g.T @ g, (a * g_norm).T @ a, (g * a_norm).T @ g, len(a))
-                old = sums.get(name, (0,) * 5)
-                sums[name] = tuple(x + y for x, y in zip(old, new, strict=True))
-    return sums
-
-
-def no_cache(model):
-    return {"use_cache": False} if hasattr(model.config, "use_cache") and is_decoder(model) else {}
-
-
-def is_decoder(model):
-    return type(model).__name__.endswith(("CausalLM", "LMHeadModel"))
 
 
 def assert_factors(factors, expected, model, batches):
@@ -126,11 +53,26 @@ def untied(model):
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(parameter.data_ptr(), []).append(name)
-    return [
+    maps = [
         name
         for name, module in model.named_modules()
         if is_map(module) and owners[module.weight.data_ptr()] == [name]
     ]
+    experts = {
+        f"{name.rpartition('.')[0]}.{number}.{name.rpartition('.')[2]}"
+        for name, parameter in fused_parameters(model).items()
+        for number in range(len(parameter))
+    }
+    known = curvedit.models.maps_of(model)
+    return [name for name in known if name in {*maps, *experts}]
+
+
+def parameter_of(model, target):
+    """The name of the parameter that holds a map's weight; that of fused experts is shared."""
+    if target in dict(model.named_modules()):
+        return f"{target}.weight"
+    experts, _, key = target.rsplit(".", 2)
+    return f"{experts}.{key}"
 
 
 def fit(case, model, batches, targets):
@@ -159,7 +101,8 @@ def prepared(request):
 def parts(case, model, expected):
     """The maps to fit, and those that may be refused since their inputs are not positions."""
     reached = [target for target in untied(model) if target in expected]
-    odd = [target for target in reached if re.search(case.odd, target)]
+    plain = dict(model.named_modules())  # fused experts are none
+    odd = [target for target in reached if target in plain and re.search(case.odd, target)]
     return [target for target in reached if target not in odd], odd
 
 
@@ -204,7 +147,7 @@ def test_a_saved_checkpoint_is_edited_as_the_model_is(prepared, tmp_path):
     reloaded = type(model).from_pretrained(tmp_path / "edited").state_dict()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert reloaded.keys() == before.keys()
-    edited = {f"{target}.weight" for target in targets}
+    edited = {parameter_of(model, target) for target in targets}
     with curvedit.project(model, selection):
         for key, value in model.state_dict().items():
             assert torch.equal(value, reloaded[key]), key

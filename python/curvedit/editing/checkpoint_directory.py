@@ -18,7 +18,8 @@ from torch import Tensor
 from curvedit.checks import require_new_directory
 from curvedit.editing.checkpoint_files import Checkpoint, read_checkpoint
 from curvedit.editing.fitted import FittedWeight
-from curvedit.editing.places import Place, find_places
+from curvedit.editing.place import Place
+from curvedit.editing.places import find_places
 from curvedit.editing.stored import stored_tensors as stored_tensors
 from curvedit.files import document_hash, new_directory
 from curvedit.meter import beat
@@ -77,12 +78,11 @@ def edit_checkpoint(
                 (part / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(checkpoint.directory / path, part / path)
                 beat()
-        for name, (tensor, transposed) in places.items():
-            weight = tensor.read()
-            weights = edit(name, weight.T if transposed else weight)
+        for name, place in places.items():
+            weights = edit(name, place.read())
             for part, edited in zip(parts, weights, strict=True):
                 if edited is not None:
-                    tensor.write(edited.T if transposed else edited, part / tensor.file.name)
+                    place.write(edited, part)
         for number, part in enumerate(parts):
             record = _record(checkpoint, places, describe(number))
             (part / "curvedit.json").write_text(_spelled(record))
@@ -101,10 +101,7 @@ def _record(
     places: Mapping[str, Place],
     edit: Description,
 ) -> dict[str, Any]:
-    targets = {
-        name: {**entry, "key": places[name][0].key, "file": places[name][0].file.name}
-        for name, entry in edit.targets.items()
-    }
+    targets = {name: {**entry, **places[name].to_json()} for name, entry in edit.targets.items()}
     left_out = {"left_out": list(checkpoint.left_out)} if checkpoint.left_out else {}
     record = {
         "tool": f"curvedit {version('curvedit')}",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from curvedit.editing.fitted import FittedWeight, require_fitted
-from curvedit.models import instead_of, maps_of, weight_of
+from curvedit.models import ExpertMap, instead_of, maps_of, weight_of
 
 
 def editable(model: nn.Module, targets: Mapping[str, FittedWeight]) -> dict[str, nn.Module]:
@@ -29,9 +29,13 @@ def editable(model: nn.Module, targets: Mapping[str, FittedWeight]) -> dict[str,
             )
     found = {name: maps[name] for name in targets}
     own = {id(module) for module in found.values()}
-    _require_own_memory(
-        model, {f"{n}.weight" for n, each in model.named_modules() if id(each) in own}
-    )
+    edited = {f"{n}.weight" for n, each in model.named_modules() if id(each) in own}
+    edited |= {
+        f"{name.rsplit('.', 2)[0]}.{each.key}"
+        for name, each in found.items()
+        if isinstance(each, ExpertMap)
+    }
+    _require_own_memory(model, edited)
     for name, target in targets.items():
         require_fitted(name, weight_of(found[name]), target)
     return found

@@ -1,17 +1,19 @@
 """Finds the stored tensor of each target of a checkpoint, and refuses those that are shared.
 
 A target's tensor has its name. Where transformers renames weights while loading them, it is found
-by its content instead, but never if what is found belongs to another module.
+by its content instead, but never if what is found belongs to another module. An expert's matrix may
+be part of a stored tensor, or be stored as two.
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from curvedit.editing.expert_places import expert_of, find_expert
 from curvedit.editing.fitted import FittedWeight, is_fitted, require_fitted
+from curvedit.editing.place import Place
 from curvedit.editing.stored import DTYPES, StoredTensor
 from curvedit.models import parameter_names
 
-Place = tuple[StoredTensor, bool]  # a stored tensor, and whether it holds the transpose
 # For each parameter of the model, all names of it: several if it is tied.
 _Names = Mapping[str, frozenset[str]]
 
@@ -32,20 +34,20 @@ def find_places(
         if names is not None:
             _require_untied(name, names)
         places[name] = _place(name, target, stored, names)
-        key = places[name][0].key
-        first = owners.setdefault(key, name)
-        if first != name:
-            raise ValueError(
-                f"model: the targets {first!r} and {name!r} are one tensor, {key!r}, so editing "
-                "one would change both; leave both out"
-            )
+        for key in places[name].keys:
+            first = owners.setdefault(key, name)
+            if first != name:
+                raise ValueError(
+                    f"model: the targets {first!r} and {name!r} are one tensor, {key!r}, so "
+                    "editing one would change both; leave both out"
+                )
     if names is None:
         _require_single_copies(places, stored)
     return places
 
 
 def _require_untied(name: str, names: _Names) -> None:
-    own = _match(f"{name}.weight", names)
+    own = _own(name, names)
     others = names[own] - {own} if own else frozenset()
     if others:
         raise ValueError(
@@ -56,9 +58,9 @@ def _require_untied(name: str, names: _Names) -> None:
 
 def _require_single_copies(places: Mapping[str, Place], stored: Mapping[str, StoredTensor]) -> None:
     """Refuse targets stored twice: without the model's class it is not known if they are tied."""
-    for name, (tensor, _) in places.items():
+    for name, tensor in ((name, each) for name, place in places.items() for each in place.tensors):
         for other in stored.values():
-            if other is not tensor and tensor.is_copy_of(other):
+            if other.key != tensor.key and tensor.is_copy_of(other):
                 raise ValueError(
                     f"model: the weight of {name!r} is also stored as {other.key!r}, and "
                     "config.json names no class of transformers that says whether the two are "
@@ -71,23 +73,30 @@ def _place(
 ) -> Place:
     """Find the stored tensor of a target by name, or else by content, and verify it."""
     key = _match(f"{name}.weight", stored)
-    if key is None:
+    expert = expert_of(name)
+    fused = None if expert is None else _match(expert.fused, stored)
+    if key is not None:
+        tensor = stored[key]
+    elif expert is not None and fused is not None and len(stored[fused].shape) == 3:
+        tensor = stored[fused].matrix(expert.number)
+    elif expert is not None and names is not None and _match(expert.fused, names):
+        return find_expert(name, target, expert, stored)
+    else:
         return _place_by_content(name, target, stored, names)
-    tensor = stored[key]
     weight = tensor.read()
     if weight.shape == target.shape[::-1]:
         square = weight.shape[0] == weight.shape[1]
         if not square or (target.weight_sha256 and is_fitted(weight.T, target)):
             require_fitted(name, weight.T, target)
-            return tensor, True
+            return Place((tensor,), transposed=True)
     require_fitted(name, weight, target)
-    return tensor, False
+    return Place((tensor,))
 
 
 def _place_by_content(
     name: str, target: FittedWeight, stored: Mapping[str, StoredTensor], names: _Names | None
 ) -> Place:
-    found: list[Place] = []
+    found: list[tuple[StoredTensor, bool]] = []
     for tensor in stored.values():
         if (
             target.weight_sha256
@@ -110,12 +119,12 @@ def _place_by_content(
     tensor, transposed = found[0]
     _require_renamed(name, tensor.key, names)
     require_fitted(name, tensor.read().T if transposed else tensor.read(), target)
-    return found[0]
+    return Place((tensor,), transposed)
 
 
 def _require_renamed(name: str, key: str, names: _Names | None) -> None:
     """Refuse a tensor found by content unless it can only be the target under another name."""
-    own = None if names is None else _match(f"{name}.weight", names)
+    own = None if names is None else _own(name, names)
     if names is None or own is None:
         raise ValueError(
             f"model: expected a tensor named '{name}.weight', got its content as {key!r}, and no "
@@ -127,6 +136,12 @@ def _require_renamed(name: str, key: str, names: _Names | None) -> None:
                 f"model: expected a tensor of its own for the target {name!r}, got its content as "
                 f"that of {other!r}, so editing one would change both; leave the target out"
             )
+
+
+def _own(name: str, names: _Names) -> str | None:
+    """Return the model's parameter that holds a target's weight, or None if there is none."""
+    expert = expert_of(name)
+    return _match(f"{name}.weight", names) or (_match(expert.fused, names) if expert else None)
 
 
 def _match(key: str, names: Iterable[str]) -> str | None:

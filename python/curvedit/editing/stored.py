@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -45,6 +45,13 @@ class StoredTensor:
         with copy.open("r+b") as stream:
             stream.seek(self.start)
             stream.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+
+    def matrix(self, number: int) -> "StoredTensor":
+        """The location of one matrix of a three-dimensional tensor."""
+        size = (self.stop - self.start) // self.shape[0]
+        start = self.start + number * size
+        key = f"{self.key}[{number}]"
+        return replace(self, key=key, shape=self.shape[1:], start=start, stop=start + size)
 
     def is_copy_of(self, other: "StoredTensor") -> bool:
         """Whether two tensors are equal byte for byte; reads as little as it takes to know."""

@@ -114,6 +114,16 @@ class Factors(Mapping[str, TargetFactors]):
         )
         return total / self._target(name).tokens
 
+    def frequency(self, name: str) -> float:
+        """How often a target is called per position that the loss was summed over.
+
+        Less than 1 for an expert, 1 for most. The curvature of the mean loss is this many times
+        the product of the target's factors. Taken as 1 where the positions are not known.
+        """
+        positions = self.provenance.get("positions")
+        tokens = self._target(name).tokens
+        return tokens / positions if isinstance(positions, int) and positions > 0 else 1.0
+
     def add_corrections(self, sums: Mapping[Key, Tensor], **facts: Any) -> None:
         """Add each target's corrected eigenvalues "S" (d_out, d_in), measured in its present bases.
 

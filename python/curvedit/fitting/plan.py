@@ -13,6 +13,7 @@ from torch import nn
 
 from curvedit.fitting.places import slots_of
 from curvedit.models import (
+    calls_per_position,
     find_targets,
     logits_room,
     maps_of,
@@ -100,10 +101,12 @@ def plan_fit(
     require_fits("length", modules, length, 0)
     found = trace(modules, list(maps), rows=rows, length=length, dtype=dtype)
     shapes = {name: shape_of(module) for name, module in maps.items()}
-    sizes = [rows_ for rows_, _ in shapes.values()] * (2 if weighted else 1)
-    if weighted:
-        sizes += [columns for _, columns in shapes.values()]
-    sizes += [shapes[name][1] for name in sorted({found.leaders.get(each, each) for each in maps})]
+    leaders = sorted({found.leaders.get(each, each) for each in maps})
+    summed = [(name, shape[0]) for name, shape in shapes.items()] * (2 if weighted else 1)
+    summed += [(name, shape[1]) for name, shape in shapes.items() if weighted]
+    summed += [(name, shapes[name][1]) for name in leaders]
+    sizes = [size for _, size in summed]
+    often = {name: calls_per_position(each) for name, each in maps_of(modules).items()}
     item = dtype.itemsize
     held = sum(each.numel() for each in modules.parameters())
     return Plan(
@@ -117,7 +120,8 @@ def plan_fit(
         graph=found.graph_bytes + found.widest_bytes,
         logits=_LOGIT * (vocabulary_of(modules) or 0) * rows * length,
         operations={
-            "model": 6.0 * sum(weight_of(each).numel() for each in maps_of(modules).values()),
-            "sums": float(sum(size * (size + 1) for size in sizes)),
+            "model": 6.0
+            * sum(often[name] * weight_of(each).numel() for name, each in maps_of(modules).items()),
+            "sums": sum(often[name] * size * (size + 1) for name, size in summed),
         },
     )

@@ -30,6 +30,7 @@ from curvedit.models import (
     find_stack,
     find_targets,
     frozen,
+    holder_of,
     is_quantised,
     is_repacked,
     require_fits,
@@ -212,7 +213,8 @@ def _place(
             f"sums_on: expected {own}{', or cpu' if device.type == 'cuda' else ''}, "
             f"got {str(sums_on)!r}"
         )
-    apart = {str(each.device) for module in modules.values() for each in module.parameters()}
+    holders = [holder_of(module) for module in modules.values()]
+    apart = {str(each.device) for holder in holders for each in holder.parameters()}
     if not stays and len(apart) > 1:
         raise ValueError(
             f"sums_on: expected None for a model on several devices, {sorted(apart)}, "

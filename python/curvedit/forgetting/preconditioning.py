@@ -64,13 +64,14 @@ def direction(
     """
     bases = factors.basis("G", name), factors.basis("A", name)
     out, inputs = (each.vectors.to(gradient.device, torch.float32) for each in bases)
-    mean = float(bases[0].values.mean() * bases[1].values.mean())
+    often = factors.frequency(name)
+    mean = often * float(bases[0].values.mean() * bases[1].values.mean())
     if not mean:
         raise ValueError(
             f"factors: {name!r} has no curvature, so that no damage can be predicted: fit on other "
             "data, or leave it out of the targets"
         )
-    curvature = torch.outer(*(each.values.to(gradient.device) for each in bases)).float()
+    curvature = often * torch.outer(*(each.values.to(gradient.device) for each in bases)).float()
     step = out.T @ gradient @ inputs
     step /= -(curvature + damping * mean)
     before = out.T @ change @ inputs

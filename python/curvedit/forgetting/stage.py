@@ -244,7 +244,7 @@ def _target_edit(factors: Factors, weights: Weights, name: str) -> TargetEdit:
 def _predicted(factors: Factors, name: str, change: Tensor) -> float:
     out, inputs = (factors.basis(kind, name) for kind in ("G", "A"))
     parts = out.vectors.T.to(change) @ change @ inputs.vectors.to(change)
-    curvature = torch.outer(out.values, inputs.values).to(change)
+    curvature = factors.frequency(name) * torch.outer(out.values, inputs.values).to(change)
     return 0.5 * float((curvature * parts.square()).sum(dtype=torch.float64))
 
 

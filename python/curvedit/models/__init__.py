@@ -26,6 +26,14 @@ from curvedit.models.calling import (
 from curvedit.models.causality import CausalityError, require_causal
 from curvedit.models.conversion import DTYPES, convert_gguf
 from curvedit.models.coverage import CoverageRow, coverage_rows, fitted_share, passed_over
+from curvedit.models.experts import (
+    ExpertMap,
+    Rows,
+    calls_per_position,
+    holder_of,
+    owners_of,
+    routed,
+)
 from curvedit.models.gguf_files import conversion_hint, is_gguf, require_readers
 from curvedit.models.linear_maps import (
     find_targets,
@@ -46,6 +54,8 @@ __all__ = [
     "DTYPES",
     "CausalityError",
     "CoverageRow",
+    "ExpertMap",
+    "Rows",
     "Stack",
     "Trace",
     "accepts",
@@ -53,6 +63,7 @@ __all__ = [
     "bypassed",
     "cached_rows",
     "call",
+    "calls_per_position",
     "conversion_hint",
     "convert_gguf",
     "counts_from_zero",
@@ -66,6 +77,7 @@ __all__ = [
     "fitted_share",
     "frozen",
     "hidden_of",
+    "holder_of",
     "identity_of",
     "instead_of",
     "is_gguf",
@@ -81,6 +93,7 @@ __all__ = [
     "match_names",
     "measuring",
     "model_class",
+    "owners_of",
     "parameter_names",
     "passed_over",
     "pieces",
@@ -88,6 +101,7 @@ __all__ = [
     "require_causal",
     "require_fits",
     "require_readers",
+    "routed",
     "shape_of",
     "trace",
     "vocabulary_of",

@@ -10,6 +10,7 @@ from curvedit.models.calling import call, demands, logits_of
 
 _LENGTH = 16  # tokens, enough to see a leak
 _ROUNDING = 4  # times the epsilon of the logits' dtype; the same kernels on the same shapes give 0
+_COMPANY = 8  # times what the logits move by where nothing but rounding can move them
 
 
 class CausalityError(ValueError):
@@ -44,11 +45,21 @@ def require_causal(model: nn.Module, input_ids: Tensor) -> None:
     changed[0, -1] = _another(ids[0], first.shape[-1])
     second = _logits(model, changed)
     moved = (first[:, :-1] - second[:, :-1]).abs().max()
-    if moved > _ROUNDING * torch.finfo(first.dtype).eps * first.abs().max():
+    rounding = _ROUNDING * torch.finfo(first.dtype).eps * first.abs().max()
+    if moved > rounding and moved > _COMPANY * _moved_by_company(model, ids, changed, first):
         raise CausalityError(
             f"model: expected a causal language model, got {type(model).__name__}, whose logits at "
             f"earlier positions change by up to {float(moved):.2g} when only the last token does"
         )
+
+
+def _moved_by_company(model: nn.Module, ids: Tensor, others: Tensor, alone: Tensor) -> Tensor:
+    """How far a sequence's logits move when another one is beside it in the batch: rounding alone.
+
+    Experts multiply the tokens of all sequences together, so that one token's choice of experts
+    changes how those of the others are rounded.
+    """
+    return (_logits(model, torch.cat([ids, others]))[:1] - alone).abs().max()
 
 
 def _another(ids: Tensor, vocabulary: int) -> int:

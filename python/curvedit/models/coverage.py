@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from curvedit.models.experts import ExpertMap, experts_of, holds_experts
 from curvedit.models.linear_maps import (
     FUSED,
     is_fused,
@@ -46,15 +47,15 @@ def coverage_rows(
         fitted: The linear maps that are fitted.
         idle: Names of those that turned out never to be called.
     """
-    covered = {id(module.weight) for name, module in fitted.items() if name not in idle}
-    unused = {id(fitted[name].weight) for name in idle}
+    covered = {_identity(module) for name, module in fitted.items() if name not in idle}
+    unused = {_identity(fitted[name]) for name in idle}
     found: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for name, module, parameter in _parameters(model):
+    for name, module, parameter, identity in _parameters(model):
         why = (
             ""
-            if id(parameter) in covered
+            if identity in covered
             else "it was never called"
-            if id(parameter) in unused
+            if identity in unused
             else _why(module, name.rpartition(".")[2], parameter)
         )
         key = re.sub(r"(?<=\.)\d+(?=\.)", "*", name), type(module).__name__, why
@@ -78,14 +79,29 @@ def passed_over(model: nn.Module, targets: str | Sequence[str]) -> dict[str, str
     return matching(targets, unfittable(model, quantised=True), prefix=wrapping_prefix(model))
 
 
-def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Name, module and tensor of every parameter, each tensor once."""
+_Identity = tuple[int, int]  # of a parameter; and which of its matrices, 0 if it is only one
+
+
+def _identity(module: nn.Module) -> _Identity:
+    if isinstance(module, ExpertMap):
+        return id(module.parameter), module.number
+    return id(module.weight), 0
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor, _Identity]]:
+    """Name, module and tensor of every parameter, each tensor once, and fused experts apart."""
     seen: set[int] = set()
     for prefix, module in model.named_modules():
+        experts = experts_of(module) if holds_experts(module) else {}
+        fused = {id(each.parameter) for each in experts.values()} - seen
+        for name, each in experts.items():
+            if id(each.parameter) in fused:
+                yield f"{prefix}.{name}", each, each.weight, _identity(each)
+        seen |= fused
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield f"{prefix}.{name}" if prefix else name, module, parameter
+                yield f"{prefix}.{name}" if prefix else name, module, parameter, (id(parameter), 0)
 
 
 def _why(module: nn.Module, name: str, parameter: Tensor) -> str:
@@ -97,6 +113,6 @@ def _why(module: nn.Module, name: str, parameter: Tensor) -> str:
         return "a convolution"
     if is_fused(module, parameter):
         return FUSED
-    if name == "weight" and is_linear_map(module):
+    if isinstance(module, ExpertMap) or (name == "weight" and is_linear_map(module)):
         return "no pattern matches it"
     return obstacle(module) or f"a parameter of its own of {type(module).__name__}"

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from curvedit.meter import beat
+from curvedit.models.experts import ExpertMap, experts_of, holds_experts
 from curvedit.models.quantised import is_quantised
 from curvedit.models.wrapping import wrapping_prefix
 
-FUSED = "several matrices in one tensor, such as fused experts"
+FUSED = "several matrices in one tensor, which cannot be told apart"
 _LEAST_BYTES = 2  # per number; 8-bit floats come with scales of their own
 _BRACE = re.compile(r"\{([^{}]*)\}")
 
@@ -36,6 +37,8 @@ def is_conv1d(module: nn.Module) -> bool:
 
 def is_linear_map(module: nn.Module) -> bool:
     """Whether ``module`` computes ``y = W a`` with a ``W`` stored as plain numbers."""
+    if isinstance(module, ExpertMap):
+        return True
     return (isinstance(module, nn.Linear) or is_conv1d(module)) and obstacle(module) is None
 
 
@@ -54,9 +57,10 @@ def obstacle(module: nn.Module) -> str | None:
 
 
 def is_fused(module: nn.Module, parameter: Tensor) -> bool:
-    """Whether a parameter holds one matrix for each of several experts."""
+    """Whether a parameter holds several matrices that cannot be told apart."""
     return (
         parameter.ndim == 3
+        and not holds_experts(module)
         and min(parameter.shape[1:]) > 1
         and not isinstance(module, nn.modules.conv._ConvNd)
     )
@@ -66,7 +70,8 @@ def maps_of(model: nn.Module, *, quantised: bool = False) -> dict[str, nn.Module
     """Every linear map that can be fitted and edited as it is, by name, in the model's own order.
 
     A map that an adapter is laid over, as PEFT does it, goes by the name that it has without the
-    adapter, whose own maps are left out. With ``quantised``, also those that can be fitted only.
+    adapter, whose own maps are left out. Fused experts go by number, as in "experts.0.down_proj".
+    With ``quantised``, also those that can be fitted only.
     """
 
     def counts(module: nn.Module) -> bool:
@@ -84,6 +89,8 @@ def maps_of(model: nn.Module, *, quantised: bool = False) -> dict[str, nn.Module
                 found[name] = base
         elif counts(module):
             found[name] = module
+        elif holds_experts(module):
+            found |= {f"{name}.{key}": each for key, each in experts_of(module).items()}
     return found
 
 
@@ -143,6 +150,8 @@ def unfittable(model: nn.Module, *, quantised: bool = False) -> dict[str, str]:
 
 def weight_of(module: nn.Module) -> Tensor:
     """Return the weight of a linear map as a ``(d_out, d_in)`` view; writing edits the module."""
+    if isinstance(module, ExpertMap):
+        return module.weight.detach()
     weight = module.get_parameter("weight").detach()
     return weight.T if is_conv1d(module) else weight
 

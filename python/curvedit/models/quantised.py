@@ -6,6 +6,8 @@ numbers, so that an edit is made of the unquantised checkpoint.
 
 from torch import nn
 
+from curvedit.models.experts import ExpertMap
+
 _CLASSES = {"bitsandbytes": ("Linear4bit", "Linear8bitLt")}  # by package
 _TENSORS = ("torchao",)  # packages whose tensors stand for the numbers they came from
 
@@ -25,6 +27,9 @@ def shape_of(module: nn.Module) -> tuple[int, int]:
     """The shape ``(d_out, d_in)`` of a linear map, however its weight is stored."""
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
+    if isinstance(module, ExpertMap):
+        rows, columns = module.weight.shape
+        return rows, columns
     columns, rows = module.get_parameter("weight").shape  # Conv1D holds the transpose
     return rows, columns
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from curvedit.data import Batch
-from curvedit.models import Stack, is_quantised, weight_of
+from curvedit.models import Stack, is_quantised, owners_of, weight_of
 from curvedit.passes.loss import Loss
 from curvedit.passes.observer import Call, Observer
 from curvedit.passes.streaming import NotStreamableError, streamed_backward, whole_backward
@@ -28,6 +28,7 @@ _POSITIONS = 32  # of a sequence
 _CONTEXT = 8  # of them before the first loss term
 _COLUMNS = 4  # of the random matrix
 _ROUNDING = 1  # times the epsilon of the dtype, for a relative difference of norms
+_EXPERTS = 8  # likewise, of a layer of experts, whose sums may be in another order
 _LEAK = 1e-2  # of the largest gradient, that may reach a position after the last loss term
 _LEAST = 1e-4  # relative difference that is never counted, whatever the dtype
 
@@ -203,7 +204,27 @@ def _computing(targets: Mapping[str, nn.Module]) -> Iterator[None]:
         for name, module in targets.items():
             handle = module.register_forward_hook(checking(name), with_kwargs=True)
             hooks.callback(handle.remove)
+        for name, owner in owners_of(targets).items():
+            handle = owner.register_forward_hook(_routing(name), with_kwargs=True)
+            hooks.callback(handle.remove)
         yield
+
+
+def _routing(name: str) -> Any:
+    """A hook that refuses experts which compute something else when they are called one by one."""
+
+    def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        with torch.no_grad():
+            expected = type(module).forward(module, *args, **kwargs)
+        apart = (output.detach() - expected).double().norm()
+        tolerance = max(_LEAST, _EXPERTS * torch.finfo(expected.dtype).eps)
+        if not apart <= tolerance * expected.double().norm():
+            raise ValueError(
+                f"targets: expected the experts of {name!r} to compute what each does one by one, "
+                f"got a {type(module).__name__} whose output is another; leave the experts out"
+            )
+
+    return hook
 
 
 def _small_slice(batch: Batch) -> Batch:

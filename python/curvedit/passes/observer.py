@@ -8,7 +8,7 @@ input factor, and targets whose inputs are changed in place after they were seen
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from curvedit.data import Batch
+from curvedit.models import ExpertMap, Rows, routed
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,12 @@ class Observer:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Register hooks on the targets inside the block; they act only while observing."""
-        handles = [
-            module.register_forward_hook(self._hook(name), with_kwargs=True)
-            for name, module in self.targets.items()
-        ]
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(routed(self.targets))
+            for name, module in self.targets.items():
+                handle = module.register_forward_hook(self._hook(name), with_kwargs=True)
+                stack.callback(handle.remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def observing(
@@ -158,32 +156,38 @@ class Observer:
 
     def _hook(self, name: str) -> Any:
         def hook(
-            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
         ) -> None:
             if self._observation is not None and torch.is_grad_enabled():
-                self._forward(
-                    self._observation,
-                    name,
-                    args[0] if args else next(iter(kwargs.values())),
-                    output,
-                )
+                inputs = args[0] if args else next(iter(kwargs.values()))
+                rows = module.rows if isinstance(module, ExpertMap) else None
+                self._forward(self._observation, name, inputs, output, rows)
 
         return hook
 
-    def _forward(self, observation: Observation, name: str, inputs: Tensor, output: Tensor) -> None:
+    def _forward(
+        self,
+        observation: Observation,
+        name: str,
+        inputs: Tensor,
+        output: Tensor,
+        rows: Rows | None,
+    ) -> None:
         inputs = inputs.detach()
         leading = tuple(inputs.shape[:-1])
-        if leading not in observation.weights:
-            observation.weights[leading] = self._row_weights(observation, name, leading)
-        weight, contributing = observation.weights[leading]
+        if rows is not None:
+            weight, contributing = self._expert_weights(observation, name, rows)
+        else:
+            if leading not in observation.weights:
+                observation.weights[leading] = self._row_weights(observation, name, leading)
+            weight, contributing = observation.weights[leading]
         leads = self._leader(observation, name, inputs) == name
         version = inputs._version
         original = inputs
         if name in self.copied:
             inputs = inputs.clone()
-        sequences = (
-            observation.batch.samples.shape[0] if observation.positions == slice(0, None) else 0
-        )
+        whole = observation.positions == slice(0, None) and rows is None
+        sequences = observation.batch.samples.shape[0] if whole else 0
         call = Call(
             name, inputs.reshape(-1, inputs.shape[-1]), leads, weight, contributing, sequences
         )
@@ -192,13 +196,13 @@ class Observer:
         def backward(gradient: Tensor) -> None:
             if original._version != version:
                 self.changed.add(name)
-            rows = gradient.detach().reshape(-1, gradient.shape[-1])
+            gradients = gradient.detach().reshape(-1, gradient.shape[-1])
             input_norms, gradient_norms = (
-                _squared_norms(each, weight) for each in (call.inputs, rows)
+                _squared_norms(each, weight) for each in (call.inputs, gradients)
             )
             self._totals.append((name, "inputs", input_norms.sum()))
             self._totals.append((name, "output gradients", gradient_norms.sum()))
-            self.sink(call, rows, input_norms, gradient_norms)
+            self.sink(call, gradients, input_norms, gradient_norms)
             self.tokens[name] += contributing
             observation.pending.remove(name)
 
@@ -258,6 +262,29 @@ class Observer:
         held = held[:, observation.positions]
         number = int(held.sum()) * (rows // max(1, held.numel()))
         return (None if number == rows else spread.reshape(-1).float()), number
+
+    def _expert_weights(
+        self, observation: Observation, name: str, rows: Rows
+    ) -> tuple[Tensor | None, int]:
+        """The same for the rows that an expert was given."""
+        batch = observation.batch
+        if self.positions == "first":
+            raise ValueError(
+                f"targets: {name!r}: expected inputs of all positions, to tell the first ones, got "
+                "those of an expert; leave the experts out"
+            )
+        contributing, held = batch.contributing, batch.contributing_on_host
+        if contributing is None or held is None:
+            return None, len(rows.index)
+        contributing = contributing[:, observation.positions].reshape(-1)
+        held = held[:, observation.positions].reshape(-1)
+        if len(contributing) != rows.positions:
+            raise ValueError(
+                f"targets: {name!r}: expected experts chosen for {len(contributing)} positions, to "
+                f"tell which rows contribute, got {rows.positions}; leave the experts out"
+            )
+        number = int(held[rows.on_host].sum())
+        return (None if number == len(rows.index) else contributing[rows.index].float()), number
 
 
 def _spread(contributing: Tensor, shape: tuple[int, ...]) -> Tensor | None:

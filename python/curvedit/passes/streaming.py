@@ -117,7 +117,9 @@ def streamed_backward(
                 run.output = hidden_of(stack.blocks[number](*args, **kwargs))
             del args, kwargs
         sources = ([run.hidden] if below else []) + run.observation.leaves
-        gradients = torch.autograd.grad(run.output, sources, gradient, allow_unused=True)
+        gradients: tuple[Tensor | None, ...] = (None,)
+        if sources:  # none in the lowest block if a batch calls no target there, such as an expert
+            gradients = torch.autograd.grad(run.output, sources, gradient, allow_unused=True)
         gradient = gradients[0] if below else None
         run.observation.close()
         del run, sources, gradients

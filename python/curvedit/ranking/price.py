@@ -59,11 +59,12 @@ def price_of(
     """Tabulate one target. Forms its components, (d_out, d_in) float32."""
     out, inputs = factors.basis("G", name), factors.basis("A", name)
     components = out.vectors.T @ weight.detach().float().cpu() @ inputs.vectors
+    often = factors.frequency(name)
     first, last = _OCTAVES
     mass, cost = (torch.zeros((last - first) * _FINE, dtype=torch.float64) for _ in range(2))
     rows = max(1, _ROWS // len(inputs.values))
     for start in range(0, len(out.values), rows):
-        curvature = torch.outer(out.values[start : start + rows], inputs.values)
+        curvature = often * torch.outer(out.values[start : start + rows], inputs.values)
         bins = ((curvature.log2() - first) * _FINE).clamp(0, len(mass) - 1).long().flatten()
         costs = curvature * components[start : start + rows].double().square() / 2
         mass.index_add_(0, bins, curvature.flatten())

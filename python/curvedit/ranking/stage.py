@@ -254,8 +254,9 @@ def _kept(
         raise NoCurvatureError(*(name for error in flat for name in error.names))
     if alone:
         return kept
-    threshold = common_threshold(list(scores.values()), share)
-    return {name: each.keep_above(threshold) for name, each in scores.items()}
+    often = {each.name: each.factors.frequency(each.name) for each in requests}
+    threshold = common_threshold(list(scores.values()), list(often.values()), share)
+    return {name: each.keep_above(threshold / often[name]) for name, each in scores.items()}
 
 
 def _warn_of_little(picked: Mapping[str, TargetSelection], share: float) -> None:

@@ -158,21 +158,27 @@ class TableScores:
         return Kept(None, packed(flags.view(self.scores.shape)), least, len(scores), mass)
 
 
-def common_threshold(scores: Sequence[ComparableScores], share: float) -> float:
+def common_threshold(
+    scores: Sequence[ComparableScores],
+    often: Sequence[float],  # by target: what its scores are multiplied with to be compared
+    share: float,
+) -> float:
     """Return the largest threshold at which all targets together keep the share of their mass.
+
+    A target keeps its scores from ``threshold / often`` on.
 
     Non-negative float64 numbers sort like their bit patterns, so bisecting the bits is exact. All
     components that tie with the threshold are kept, because rows of different targets have no
     natural order.
     """
-    wanted = share * sum(each.total for each in scores)
-    low, high = 0, int(np.float64(max(each.largest for each in scores)).view(np.int64))
+    weighed = list(zip(scores, often, strict=True))
+    wanted = share * sum(times * each.total for each, times in weighed)
+    largest = max(times * each.largest for each, times in weighed)
+    low, high = 0, int(np.float64(largest).view(np.int64))
     while low < high:
         middle = low + (high - low + 1) // 2
-        if (
-            sum(each.mass_above(float(np.int64(middle).view(np.float64))) for each in scores)
-            >= wanted
-        ):
+        threshold = float(np.int64(middle).view(np.float64))
+        if sum(times * each.mass_above(threshold / times) for each, times in weighed) >= wanted:
             low = middle
         else:
             high = middle - 1
