@@ -28,10 +28,13 @@ WORKLOADS = (
     "20 times syrk_accumulate, bfloat16, 4096 x 512",
     "10 times syrk_accumulate_pair, 4096 x 512",
     "10 times second_moment_accumulate, 688 x 256",
+    "20 times second_moment_accumulate, bfloat16, 688 x 256",
     "5 times staircase_limits, 4096 x 11008",
     "20 times staircase_project, 1376 x 512",
     "fit, 4 layers of width 256",
     "fit, weighted off",
+    "fit, bfloat16, 4 layers of width 512",
+    "fit, bfloat16, weighted off",
     "rank, with decomposition",
     "20 times rank, bases cached",
     "rank, one threshold for all",
@@ -68,9 +71,11 @@ def workloads():
         num_key_value_heads=4,
     )
     model = transformers.LlamaForCausalLM(config).eval()
+    config.hidden_size, config.intermediate_size, config.head_dim = 512, 1376, 128
+    wide = transformers.LlamaForCausalLM(config).eval().bfloat16()
     batches = list(torch.randint(512, (4, 4, 256)))
 
-    def fitted(**options):
+    def fitted(model=model, **options):
         return curvedit.fit(model, batches, targets="*.mlp.*", progress=False, **options)
 
     def repeated(op, *arguments, times=1):
@@ -101,10 +106,20 @@ def workloads():
                 repeated("syrk_accumulate", out, half, None, times=20),
                 repeated("syrk_accumulate_pair", out, out_w, x, weight, times=10),
                 repeated("second_moment_accumulate", moments, g, a, offsets, times=10),
+                repeated(
+                    "second_moment_accumulate",
+                    moments,
+                    g.bfloat16(),
+                    a.bfloat16(),
+                    offsets,
+                    times=20,
+                ),
                 repeated("staircase_limits", long, short, 0.6, times=5),
                 repeated("staircase_project", w, u_out, u_in, limits, times=20),
                 fitted,
                 lambda: fitted(weighted=False),
+                lambda: fitted(wide),
+                lambda: fitted(wide, weighted=False),
                 ranked,
                 lambda: [curvedit.rank(factors, keep_mass=0.7, progress=False) for _ in range(20)],
                 lambda: curvedit.rank(factors, keep_mass=0.7, scope="model", progress=False),

@@ -42,6 +42,11 @@ def bench_sequences(benchmark, shape, threads):
         "torch, stored": stored,
         "one product": rivals.one_product(g, a),
     }
+    halves = (torch.zeros(m, n), g.bfloat16(), a.bfloat16(), offsets)
+    own_halves = ops.choose(arguments[0], *halves)
+    candidates["own, bfloat16"] = partial(own_halves, *halves)
+    candidates["own, bfloat16"]()
+    assert second_moment_error(halves[0], *(x.float() for x in halves[1:3]), LENGTH) < TOLERANCE
     candidates["own"]()
     candidates["torch, one after the other"]()
     for result in (out, looped, stored()):  # right before timed
@@ -56,7 +61,7 @@ def bench_sequences(benchmark, shape, threads):
         benchmark,
         seconds,
         "own",
-        backend=own.label,
+        backends={"own": own.label, "own, bfloat16": own_halves.label},
         shape=shape,
         threads=threads,
         own_gflops=round(2 * tokens * m * n / seconds["own"] / 1e9, 1),

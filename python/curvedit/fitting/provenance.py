@@ -61,6 +61,11 @@ def notes_of(run: Run, targets: str | Sequence[str]) -> list[str]:
     notes = []
     if run.reason:
         notes.append(f"the model is not run block by block, which takes more memory: {run.reason}")
+    if run.fits:
+        notes.append(
+            f"batches did not fit into the device's memory and were run {run.fits} samples at a "
+            "time, after memory had run out; give smaller ones, or see curvedit plan"
+        )
     if left := passed_over(run.model, targets):
         name, reason = next(iter(left.items()))
         notes.append(

@@ -82,6 +82,7 @@ class Observer:
         self.alone: set[str] = set()  # targets that never share an input factor
         self.apart: dict[str, str] = {}  # target -> leader, whose inputs are the same in part only
         self.tokens = dict.fromkeys(targets, 0)  # contributing positions of each target
+        self.summed = 0  # calls that were passed to the sink
         self.leaders: dict[str, str] = {}  # target -> first target fed by the same tensor
         self._observation: Observation | None = None
         self._totals: list[tuple[str, str, Tensor]] = []
@@ -202,6 +203,7 @@ class Observer:
             )
             self._totals.append((name, "inputs", input_norms.sum()))
             self._totals.append((name, "output gradients", gradient_norms.sum()))
+            self.summed += 1
             self.sink(call, gradients, input_norms, gradient_norms)
             self.tokens[name] += contributing
             observation.pending.remove(name)

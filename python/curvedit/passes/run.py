@@ -1,5 +1,6 @@
 """One pass over the data: batches in; the accumulator's sums and the observer's counts out."""
 
+import gc
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -62,6 +63,7 @@ class Run:
     reason: str = ""  # why the blocks of a model that has them are not run one by one
     per_position: float = 0.0  # bytes of the last block's graph, per position of a batch
     check: Fidelity | None = None  # made on the first batch, unless an earlier pass made it
+    fits: int = 0  # samples that are run at a time since more did not fit into memory; 0 for all
 
     @property
     def backward(self) -> str:
@@ -111,7 +113,7 @@ class Run:
                     task = self.task
                     if bar.total is None and isinstance(batches, Sized):
                         bar.expect(len(batches) * batch.positions)
-                self._take(batch)
+                self._take_in_parts(batch)
                 self.observer.require_finite(batch)
                 self.observer.require_unchanged(batch)
                 self.observer.require_shared(batch)
@@ -167,6 +169,37 @@ class Run:
         if not self.per_position:
             return 1
         return 1 + int(self.graph_bytes / (self.per_position * max(1, _extent(batch))))
+
+    def _take_in_parts(self, batch: Batch) -> None:
+        """Run a batch, or halves of it if it does not fit into the device's memory.
+
+        Raises:
+            torch.OutOfMemoryError: not even one sample fits, or the batch cannot be divided, or
+                memory ran out when part of it was in the sums.
+        """
+        size = batch.samples.shape[0]
+        for start in range(0, size, self.fits or size):
+            part = batch if not self.fits else batch.rows(start, min(size, start + self.fits))
+            if self._fitted(part):
+                continue
+            self.fits = max(1, part.samples.shape[0] // 2)
+            return self._take_in_parts(batch.rows(start, size))
+        return None
+
+    def _fitted(self, batch: Batch) -> bool:
+        """Run a batch; False if it has to be divided, and nothing of it was summed."""
+        before = self.observer.summed
+        try:
+            self._take(batch)
+        except torch.OutOfMemoryError:
+            can_be_divided = batch.divisible and batch.task != "custom"
+            if self.observer.summed > before or batch.samples.shape[0] < 2 or not can_be_divided:
+                raise
+        else:
+            return True
+        gc.collect()  # what the error's frames held
+        torch.cuda.empty_cache()
+        return False
 
     def _take(self, batch: Batch) -> None:
         if self.stack is not None:
