@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import ProcessGroup
+
 from curvedit import fitting, models
 from curvedit.cli.config import record
 from curvedit.cli.inputs import add_data_flags, add_loading_flags, batches, load_model
 from curvedit.cli.places import require_device, require_place, require_room
+from curvedit.cli.processes import joined, number_and_count
 from curvedit.cli.skeleton import read_skeleton, require_data_fits
 from curvedit.cli.tables import coverage_table
 from curvedit.cli.verb import Job, Options, Result, Verb, add_progress_flag, require_at_least
@@ -112,6 +115,13 @@ def _prepare(options: Options) -> Job:
 
 
 def _fit(options: Options, out: Path, data: Iterable[Any]) -> Result:
+    with joined() as group:
+        return _fit_with(group, options, out, data)
+
+
+def _fit_with(
+    group: ProcessGroup | None, options: Options, out: Path, data: Iterable[Any]
+) -> Result:
     minutes = options.snapshot_minutes
     snapshots = out.with_name(f"{out.name}.unfinished")
     model = load_model(options.model, options, quantised=True)
@@ -130,8 +140,11 @@ def _fit(options: Options, out: Path, data: Iterable[Any]) -> Result:
         graph_bytes=int(options.graph_memory * 2**30),
         snapshots=snapshots if minutes else None,
         snapshot_every=60 * minutes,
+        group=group,
         progress=options.progress,
     )
+    if number_and_count()[0]:
+        return Result("")
     factors.save(out)
     record(options, out)
     fitting.discard(snapshots)

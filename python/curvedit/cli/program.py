@@ -24,6 +24,7 @@ from curvedit.cli.inspect import INSPECT
 from curvedit.cli.merge import MERGE
 from curvedit.cli.mine import MINE
 from curvedit.cli.plan import PLAN
+from curvedit.cli.processes import number_and_count
 from curvedit.cli.project import PROJECT
 from curvedit.cli.rank import RANK
 from curvedit.cli.run import RUN
@@ -108,9 +109,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: Options) -> int:
+    number, count = number_and_count()
+    if count > 1 and options.verb != FIT.name:
+        raise ValueError(
+            f"torchrun: expected {FIT.name}, the verb that several processes can share, "
+            f"got {options.verb}; call curvedit itself"
+        )
+    if number:  # the first process speaks for all
+        options.progress = False
     with span(options.verb, shown=getattr(options, "progress", False)):
         result = VERBS[options.verb].prepare(options)()
-    say(result, as_json=options.json)
+    if not number:
+        say(result, as_json=options.json)
     return _fail(options, result.failure, 1) if result.failure else 0
 
 

@@ -47,6 +47,7 @@ def provenance_of(
         "backend": run.accumulator.record.summary(),
         "seconds": round(meter.seconds, 3),
         "peak_memory_bytes": meter.peak_bytes,
+        **({"processes": run.share[1]} if run.share[1] > 1 else {}),
         "warnings": notes,
     }
 

@@ -34,7 +34,13 @@ class Snapshots:
     """The snapshots of one fit, in a directory."""
 
     def __init__(
-        self, directory: str | Path, made_by: Mapping[str, Any], every: float, moments: Moments
+        self,
+        directory: str | Path,
+        made_by: Mapping[str, Any],
+        every: float,
+        moments: Moments,
+        *,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """Prepare; nothing is read or written yet.
 
@@ -43,8 +49,12 @@ class Snapshots:
             made_by: What decides the fit's result, by name; plain values.
             every: Seconds between two of them.
             moments: The sums of the pass.
+            share: Number of this process, of how many that share the fit; each has its own.
         """
-        self.directory, self.every = Path(directory), every
+        number, count = share
+        place = Path(directory)
+        self.directory = place if count == 1 else place / f"process-{number}-of-{count}"
+        self.every = every
         self.made_by = json.loads(json.dumps(made_by))
         self.seconds = 0.0  # that an interrupted fit took until its snapshot
         self._digest = hashlib.sha256()  # of the batches seen
@@ -179,11 +189,11 @@ class Snapshots:
 
 def discard(directory: str | Path) -> None:
     """Remove the snapshots of a fit whose factors are saved, and their directory if it is empty."""
-    place = Path(directory)
-    for name in _NAMES:
-        (place / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        place.rmdir()
+    for place in (*Path(directory).glob("process-*-of-*"), Path(directory)):
+        for name in _NAMES:
+            (place / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            place.rmdir()
 
 
 def _tensors(raw: Any) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup
 
 from curvedit.checks import is_finite, require_choice
 from curvedit.data import TASKS, TokenBatches
@@ -16,6 +17,7 @@ from curvedit.fitting.memory import require_memory
 from curvedit.fitting.moments import Moments
 from curvedit.fitting.objective import Objective
 from curvedit.fitting.places import OnHost, Place, Resident
+from curvedit.fitting.processes import add_up, require_alike, share_of
 from curvedit.fitting.provenance import (
     notes_of,
     provenance_of,
@@ -60,6 +62,7 @@ def fit(
     graph_bytes: int = 0,
     snapshots: str | Path | None = None,
     snapshot_every: float = 600.0,
+    group: ProcessGroup | None = None,
     progress: bool = True,
 ) -> Factors:
     """Fit Kronecker factors of the Fisher information of a model's linear maps.
@@ -107,6 +110,9 @@ def fit(
             bit-identical to those of a fit that was never stopped. They stay until
             ``fitting.discard`` removes them, once the factors are saved.
         snapshot_every: Seconds between two of them, at the end of a batch.
+        group: Processes that share the fit, as ``torchrun`` starts them: each runs some rows of
+            every batch, and all return the factors of all, equal to those of one process up to
+            rounding. All are given the same model, data and settings.
         progress: Show a progress bar with positions/s, time left and peak memory.
 
     Returns:
@@ -117,8 +123,9 @@ def fit(
         ValueError: a pattern matches nothing, too little is covered, the sums cannot fit into
             memory, the data is empty or does not fit the model, a batch has no loss term, a target
             is no plain ``y = W a + b``, weights, activations or gradients are not finite, or the
-            model is not causal; snapshots are of another fit; or, with
-            ``corrected``, ``batches`` is not re-iterable or changes between passes.
+            model is not causal; snapshots are of another fit; processes of a group were given
+            different models, data or settings; or, with ``corrected``, ``batches`` is not
+            re-iterable or changes between passes, or there is a group.
         RuntimeError: the loss does not depend on a target, or another thread uses the model.
 
     Source:
@@ -146,6 +153,10 @@ def fit(
         require_choice("task", task, TASKS)
     if corrected is not None:
         require_choice("corrected", corrected, PER)
+        if group is not None:
+            raise ValueError(
+                "group: expected None with corrected eigenvalues, which one process measures"
+            )
         if iter(batches) is batches:
             raise ValueError(
                 "batches: expected a re-iterable, such as a list, for corrected eigenvalues, "
@@ -172,24 +183,28 @@ def fit(
     stack = find_stack(model, list(modules))
     objective = Objective(labels, seed, loss)
     run = Run(model, stack, objective, observer, moments, where, bound, graph_bytes=graph_bytes)
+    run.share = share_of(group)
     keeper = None
-    if snapshots is not None:
+    if snapshots is not None or group is not None:
         made_by = _made_by(run, objective, batches, task, weighted)
-        keeper = Snapshots(snapshots, made_by, snapshot_every, moments)
+        require_alike(group, made_by, what="model, data and settings")
+    if snapshots is not None:
+        keeper = Snapshots(snapshots, made_by, snapshot_every, moments, share=run.share)
         keeper.restore(run)
     with metered(device) as meter, frozen(model), observer.attached():
         run.over(batches, task, shown=progress, what="fit", keeper=keeper)
     if keeper is not None:
         meter.seconds += keeper.seconds
+    sums = add_up(group, run, place.all())
     notes = notes_of(run, targets)
     idle = [name for name in modules if not observer.tokens[name]]
     coverage = require_coverage(model, modules, min_coverage, idle)
     factors = Factors(
         _fitted(observer),
-        place.all(),
+        sums,
         provenance_of(run, objective, batches, coverage, notes, meter),
     )
-    for note in notes:
+    for note in notes if run.share[0] == 0 else ():
         warnings.warn(note, stacklevel=2)
     if corrected is not None:
         correct(factors, run, batches, per=corrected, progress=progress)

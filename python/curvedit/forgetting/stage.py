@@ -39,7 +39,7 @@ from curvedit.models import (
     weight_hash,
 )
 
-DAMPING = 1.0
+DAMPING = 0.1
 STEPS = 4
 _LEAST = 1e-6  # nats; less drowns in the rounding of logits
 

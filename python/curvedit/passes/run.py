@@ -63,6 +63,7 @@ class Run:
     reason: str = ""  # why the blocks of a model that has them are not run one by one
     per_position: float = 0.0  # bytes of the last block's graph, per position of a batch
     check: Fidelity | None = None  # made on the first batch, unless an earlier pass made it
+    share: tuple[int, int] = (0, 1)  # number of this process, of how many that share the batches
     fits: int = 0  # samples that are run at a time since more did not fit into memory; 0 for all
 
     @property
@@ -113,7 +114,9 @@ class Run:
                     task = self.task
                     if bar.total is None and isinstance(batches, Sized):
                         bar.expect(len(batches) * batch.positions)
-                self._take_in_parts(batch)
+                own = self._own_share(batch)
+                if own is not None:
+                    self._take_in_parts(own)
                 self.observer.require_finite(batch)
                 self.observer.require_unchanged(batch)
                 self.observer.require_shared(batch)
@@ -169,6 +172,16 @@ class Run:
         if not self.per_position:
             return 1
         return 1 + int(self.graph_bytes / (self.per_position * max(1, _extent(batch))))
+
+    def _own_share(self, batch: Batch) -> Batch | None:
+        """The samples of a batch that are this process's to run; None if there are none."""
+        number, count = self.share
+        if count == 1:
+            return batch
+        if not batch.divisible or batch.task == "custom":  # whole batches by turns
+            return batch if batch.index % count == number else None
+        rows = list(range(number, batch.samples.shape[0], count))
+        return batch.take(rows) if rows else None
 
     def _take_in_parts(self, batch: Batch) -> None:
         """Run a batch, or halves of it if it does not fit into the device's memory.
