@@ -51,7 +51,7 @@ def assert_alike(got, expected):
     assert list(got) == list(expected)
     for name in expected:
         assert got[name].tokens == expected[name].tokens
-        assert got.targets[name].group == expected.targets[name].group
+        assert got.targets[name].input_group == expected.targets[name].input_group
         for kind in ("A", "G", "A_w", "G_w"):
             one, other = got.mean(kind, name), expected.mean(kind, name)
             assert (one - other).norm() <= 1e-6 * other.norm(), (kind, name)
@@ -81,12 +81,13 @@ def test_a_process_without_data_adds_nothing(place, tmp_path):
     assert_alike(two, one)
 
 
-def test_other_verbs_are_refused(place, tmp_path):
-    run = torchrun(
-        "rank", "--factors", str(place), "--keep-mass", "0.6", "--out", str(tmp_path / "x")
-    )
-    assert run.returncode != 0
-    assert "torchrun: expected fit, the verb that several processes can share" in run.stderr
+def test_other_verbs_are_refused(place, tmp_path, monkeypatch, capsys):
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    given = ["--factors", str(place), "--keep-mass", "0.6", "--out", str(tmp_path / "x")]
+    assert main(["rank", *given]) == 1
+    expected = "torchrun: expected fit, the verb that several processes can share, got rank"
+    assert expected in capsys.readouterr().err
 
 
 def test_an_error_in_one_ends_all(place, tmp_path):
