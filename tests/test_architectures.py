@@ -157,7 +157,7 @@ def test_a_saved_checkpoint_is_edited_as_the_model_is(prepared, tmp_path):
 
 @pytest.mark.parametrize("name", architectures.MIXTURES)
 def test_the_share_of_a_mixture_that_was_fitted_is_stated(name):
-    """Fused experts are no linear maps: their weights count among all, not among the fitted."""
+    """Experts that no pattern matches count among all parameters, not among the fitted."""
     case, model = CASES[name], architectures.build(name)
     factors = fit(case, model, architectures.batches(case.inputs), ["*.self_attn.o_proj"])
     fitted = sum(model.get_parameter(f"{target}.weight").numel() for target in factors)
