@@ -16,13 +16,14 @@ from markdown_table import table
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 RESULTS = HERE / "results/xeon-avx512-2-cores"
+AMD = HERE / "results/amd-avx512-2-cores"
 RIVALS = HERE / "results/xeon-amx-2-cores/fit-rivals.json"
-DEMO = HERE / "results/amd-avx512-2-cores/demo.json"
+DEMO = AMD / "demo.json"
 
 
-def runs(file):
+def runs(file, place=RESULTS):
     """What a file recorded, by benchmark: the stem of its module, or ``sweep``; and the file."""
-    content = json.loads((RESULTS / file).read_text())
+    content = json.loads((place / file).read_text())
     found = {}
     for run in content["benchmarks"]:
         path, function = run["fullname"].split("::")
@@ -32,7 +33,7 @@ def runs(file):
     return found, content
 
 
-def syrk(found):
+def syrk(found, unit="on the matrix unit, AMX"):
     by = {(run["d"], run["threads"]): run for run in found}
     sizes = sorted({d for d, _ in by})
 
@@ -46,7 +47,7 @@ def syrk(found):
             row("torch `addmm_` takes", lambda run: f"{run['over_own']['torch addmm_']:.2f} ×"),
             row("OpenBLAS `ssyrk` takes", lambda run: f"{run['over_own']['OpenBLAS ssyrk']:.2f} ×"),
             row(
-                "our own with bfloat16 input (on the matrix unit, AMX)",
+                f"our own with bfloat16 input ({unit})",
                 lambda run: f"{run['over_own']['own bfloat16']:.2f} ×",
             ),
             row(
@@ -191,6 +192,20 @@ def interval(metric):
     return f"{value:+.1f} % ({low:+.1f} … {high:+.1f})"
 
 
+def machine(content):
+    """The machine of a run, and its day."""
+    of, day = content["machine_info"], content["datetime"][:10]
+    name = f"{of['cpu']['brand_raw']}, {of['instruction_set']}, {of['cores']} cores"
+    return f"{name}, torch {of['torch']}, {day}"
+
+
+def halves(found):
+    """What bfloat16 input makes of the time of second moments."""
+    shares = [run["over_own"]["own, bfloat16"] for run in found]
+    took = f"{min(shares):.2f} to {max(shares):.2f} ×"
+    return f"`second_moment_accumulate` of bfloat16 takes {took} its time of float32"
+
+
 def filled(text):
     """The text with its tables written anew.
 
@@ -200,19 +215,17 @@ def filled(text):
     kernels, content = runs("kernels.json")
     fits, _ = runs("fit.json")
     decompositions, _ = runs("eigen.json")
-    machine, day = content["machine_info"], content["datetime"][:10]
-    where = (
-        f"{machine['cpu']['brand_raw']}, {machine['instruction_set']}, 2 cores, "
-        f"torch {machine['torch']}, {day}; medians, as multiples of our own time:"
-    )
+    on_amd, amd = runs("kernels.json", AMD)
     speed = [
-        where,
+        f"{machine(content)}; medians, as multiples of our own time:",
         syrk(kernels["syrk_accumulate"]),
         staircase(kernels["staircase_project"]),
         sweep(kernels["sweep"]),
         second_moment(kernels["second_moment_accumulate"]),
         eigen(decompositions["eigen"]),
         whole_fit(fits["fit"]),
+        f"{machine(amd)}; {halves(on_amd['second_moment_accumulate'])}:",
+        syrk(on_amd["syrk_accumulate"], "AVX512-BF16"),
         "And on a Xeon with AMX, interleaved, by `benchmarks/fit_rivals.py`:",
         rivals(),
     ]
