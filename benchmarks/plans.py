@@ -3,7 +3,8 @@
 python benchmarks/plans.py
 
 Every linear map of the blocks, plain and norm-weighted sums, bfloat16, windows of 512 tokens. The
-shapes are those of the models' published configurations.
+shapes are those of the models' published configurations; the hours are those of 20 million tokens
+at the rate of an H200.
 """
 
 import torch
@@ -12,12 +13,15 @@ from markdown_table import table
 
 from curvedit.fitting import plan_fit
 
+TOKENS, RATE = 20e6, 400e12  # operations a second: those of a fit on an H200
 MEMORIES = (8, 12, 16, 24, 48, 80)  # GiB
 _GIB = 2**30
 _SHAPES = {  # hidden, intermediate, blocks, heads, key-value heads, words
     "OLMo-2-7B": ("Olmo2", 4096, 11008, 32, 32, 32, 100352),
     "Llama-3.1-8B": ("Llama", 4096, 14336, 32, 32, 8, 128256),
     "Qwen3-14B": ("Qwen3", 5120, 17408, 40, 40, 8, 151936),
+    "Mixtral-8x7B": ("Mixtral", 4096, 14336, 32, 32, 8, 32000),
+    "Qwen3-30B-A3B": ("Qwen3Moe", 2048, 6144, 48, 32, 4, 151936),
     "Llama-3.1-70B": ("Llama", 8192, 28672, 80, 64, 8, 128256),
 }
 _PLACES = (
@@ -46,12 +50,14 @@ def cell(plan, memory):
 
 
 def main():
-    head = ["", "weights", "sums", *(f"{memory} GiB" for memory in MEMORIES)]
+    head = ["", "weights", "sums", *(f"{memory} GiB" for memory in MEMORIES), "20 M tokens"]
     body = []
     for name, shape in _SHAPES.items():
         plan = plan_fit(built(*shape), "model.layers.*", rows=8, length=512, dtype=torch.bfloat16)
         sizes = (f"{each / _GIB:.1f} GiB" for each in (plan.weights, plan.sums))
-        body.append([name, *sizes, *(cell(plan, memory) for memory in MEMORIES)])
+        hours = TOKENS * sum(plan.operations.values()) / (RATE * 3600)
+        cells = (cell(plan, memory) for memory in MEMORIES)
+        body.append([name, *sizes, *cells, f"{hours:.1f} h"])
     print(table(head, body))
 
 

@@ -46,8 +46,9 @@ def only(kept):
 
 
 VARIANTS = {
-    "default: damping 1, 4 steps": ({}, None),
-    "damping 0.1": ({"damping": 0.1}, None),
+    "default: damping 0.1, 4 steps": ({}, None),
+    "damping 0.01": ({"damping": 0.01}, None),
+    "damping 1": ({"damping": 1.0}, None),
     "damping 10": ({"damping": 10.0}, None),
     "plain gradient": ({"damping": 1e9}, None),
     "1 step": ({"steps": 1}, None),
@@ -57,7 +58,7 @@ VARIANTS = {
     "the minor half only": ({}, lambda n: slice(n // 2, n)),
     "the minor tenth only": ({}, lambda n: slice(n - n // 10, n)),
 }
-_RELEARNT = ("default: damping 1, 4 steps", "plain gradient", "the minor half only")
+_RELEARNT = ("default: damping 0.1, 4 steps", "damping 1", "the minor half only")
 _RELEARNT += ("without the leading 8 (CIR)",)
 
 

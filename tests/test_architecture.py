@@ -46,6 +46,7 @@ SUFFIXES = (
     "_checks",
     "_plan",
     "_avx2",
+    "_avx512_bf16",
     "_avx512",
     "_amx",
     "_portable",

@@ -48,22 +48,33 @@ def test_tied_weights_count_once():
     assert factors.provenance["coverage"]["parameters"] == pytest.approx(48 * 32 / total, abs=1e-4)
 
 
-@pytest.mark.parametrize("pattern", ["*", "model.layers.*"])
-def test_fused_experts_are_not_passed_over_in_silence(pattern):
-    model, batches = mixture()
-    targets = [pattern, "*.self_attn.*"]
-    with pytest.warns(UserWarning, match=r"\d+ of the weights .* cannot be fitted .*experts"):
-        factors = fit(model, batches, targets)
-    row = rows_of(factors)["model.layers.*.mlp.experts.gate_up_proj"]
+class Bank(nn.Module):
+    """Matrices in one parameter, of which nothing says how they are used."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.bank = nn.Parameter(torch.randn(3, 4, 4))
+
+    def forward(self, x):
+        return self.last(torch.einsum("bi,kij->bj", self.first(x), self.bank))
+
+
+PAIRS = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+
+
+def test_fused_matrices_are_not_passed_over_in_silence():
+    with pytest.warns(UserWarning, match=r"1 of the weights .* cannot be fitted .* bank: several"):
+        factors = fit(Bank(), PAIRS, "*")
+    row = rows_of(factors)["bank"]
     assert not row["fitted"]
-    assert "experts" in row["why"]
+    assert "several matrices in one tensor" in row["why"]
     assert any("cannot be fitted" in note for note in factors.provenance["warnings"])
 
 
-def test_targets_that_are_only_fused_experts_are_refused():
-    model, batches = mixture()
-    with pytest.raises(ValueError, match=r"matches no linear map; it matches .*experts.*fused"):
-        fit(model, batches, "*.experts.*")
+def test_targets_that_are_only_fused_matrices_are_refused():
+    with pytest.raises(ValueError, match=r"matches no linear map; it matches 'bank', .* several"):
+        fit(Bank(), PAIRS, "bank")
 
 
 @pytest.mark.filterwarnings("error")

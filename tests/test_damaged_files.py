@@ -116,7 +116,7 @@ def read_model(folder):
         checkpoint = read_checkpoint(place / folder)
         selection = load_selection(place / "selection")
         found = places.find_places(place / folder, selection.targets, checkpoint.tensors)
-        return [(name, turned) for name, (_, turned) in found.items()]  # verified by content
+        return [(name, each.transposed) for name, each in found.items()]  # verified by content
 
     return read
 

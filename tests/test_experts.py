@@ -91,7 +91,7 @@ def test_two_passes_give_the_eigenvalues_of_positions(model):
 
 
 def test_eigenvalues_of_sequences_are_refused(model):
-    with pytest.raises(ValueError, match="experts"):
+    with pytest.raises(ValueError, match="corrected: expected 'position' for experts"):
         fitted(model, corrected="sequence")
 
 
@@ -152,6 +152,27 @@ def test_an_expert_that_no_token_chose_is_named(model):
     assert "model.layers.1.mlp.experts.3.down_proj" in factors
     rows = factors.provenance["coverage"]["table"]
     assert any(row["why"] == "it was never called" for row in rows)
+
+
+def test_an_expert_that_few_tokens_chose_is_left_out(model):
+    """Elsewhere the data is enough, so that what it has not seen is no news about the loss."""
+    block = model.model.layers[0].mlp
+    gate = getattr(block, "gate", None) or block.router
+
+    def seldom(_, __, found):
+        index = found[2].clamp(max=2)
+        index[:3] = 3
+        return *found[:2], index
+
+    gate.register_forward_hook(seldom)
+    ids = torch.randint(3, 97, (48, 24), generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match=r"experts that fewer positions chose .*experts\.3\."):
+        factors = curvedit.fit(model, [ids], targets="*.experts.*", progress=False)
+    left = {f"model.layers.0.mlp.experts.3.{key}" for key in ("gate_up_proj", "down_proj")}
+    assert left.isdisjoint(factors)
+    assert not {key.target for key in factors.keys_of_sums()} & left
+    whys = {row["why"] for row in factors.provenance["coverage"]["table"]}
+    assert "too few positions chose it" in whys
 
 
 def test_experts_that_compute_something_else_are_refused(model, monkeypatch):

@@ -36,6 +36,7 @@ FLAGS = {
         --model DIR required
         --targets PATTERN (+) required
         --device-memory GIB as float
+        --tflops RATE as float
         --no-weighted sets weighted = True (no argument)
         --window as int = 512
         --batch-size as int = 8
@@ -95,7 +96,7 @@ FLAGS = {
         --out DIR required
         --targets PATTERN (+)
         --budget NATS as float = 0.02
-        --damping D as float = 1.0
+        --damping D as float = 0.1
         --steps N as int = 4
         --device NAME
         {DATA}
@@ -158,6 +159,7 @@ FLAGS = {
         --batch-size as int = 8
         --lost SHARE as float = 0.3333333333333333
         --budget NATS as float = 0.02
+        --damping X as float = 0.1
         --without PART (+) = [] of map|tasks|audit
         --seed as int = 0
         --tokenizer DIR

@@ -92,6 +92,39 @@ def test_the_peak_is_the_one_that_was_measured(case, row, memory):
     assert plan.on_device(memory, **places) == pytest.approx(row["peak_bytes"], rel=0.07)
 
 
+def test_times_grow_with_operations_as_measured():
+    """One rate, that of the plain fit of all layers on an H200, tells the other fits' times."""
+    rows = [each for _, each, _ in measured() if not each["cap"]]
+    counts = []
+    for row in rows:
+        numbers = f"{{{32 - row['layers']}..31}}"
+        plan = planned(
+            olmo(), f"model.layers.{numbers}.mlp.*", row["samples"], weighted=row["weighted"]
+        )
+        counts.append(sum(plan.operations.values()))
+    whole = [n for n, row in enumerate(rows) if row["layers"] == 32]
+    rates = [counts[n] * rows[n]["tokens_per_second"] / 1e12 for n in whole]
+    assert len(rates) >= 2
+    assert max(rates) <= 1.15 * min(rates), rates
+    assert 350 < min(rates) < max(rates) < 450  # what --tflops is explained with
+
+
+def test_experts_cost_as_often_as_they_are_chosen():
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 128}
+    config = transformers.MixtralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)
+    with torch.device("meta"):
+        model = transformers.MixtralForCausalLM(config)
+    if "model.layers.0.mlp.experts.0.down_proj" not in find_targets(model, "*"):
+        pytest.skip("this transformers has no fused experts")
+    plan = planned(model, "*.experts.*", 2, 8, weighted=False)
+    gate_up, down = 64 * 192, 96 * 64
+    others = 2 * (2 * 64 * 64 + 2 * 64 * 32) + 64 * 128
+    assert plan.operations["model"] == 6 * (2 * 2 * (gate_up + down) + others)
+    sums = sum(n * (n + 1) for n in (64, 192, 96, 64))
+    assert plan.operations["sums"] == 2 * 2 * sums
+    assert plan.count == 2 * 8 * 4  # layers, experts, factors
+
+
 def test_the_largest_batch_is_the_one_that_fitted():
     """32 sequences did not fit into 24 GiB on an H200, and 24 did."""
     plan = planned(olmo(), "*.mlp.*", weighted=False)
@@ -131,6 +164,9 @@ def test_on_the_command_line(checkpoint, capsys):
     assert main([*plan, "--device-memory", "24"]) == 0
     text = capsys.readouterr().out
     assert "fits: curvedit fit … --batch-size 24 --window 512 --sums-on cpu\n" in text
+    assert "per million tokens" not in text
+    assert main([*plan, "--device-memory", "24", "--tflops", "400"]) == 0
+    assert "per million tokens             2.3 minutes\n" in capsys.readouterr().out
     assert main([*plan, "--device-memory", "80"]) == 0
     assert capsys.readouterr().out.endswith("--batch-size 24 --window 512\n")
     assert main([*plan, "--device-memory", "12", "--json"]) == 0
@@ -163,6 +199,7 @@ def test_a_gguf_file_is_loaded_in_float32():
         ("--targets nothing", "targets: "),
         ("--targets *.mlp.* --device-memory 0", "device_memory: expected GiB, at least 0.5, got 0"),
         ("--targets *.mlp.* --window 5000", "length: "),
+        ("--targets *.mlp.* --tflops 0", "tflops: expected a positive number, got 0"),
         ("--targets *.mlp.* --batch-size 0", "batch_size: expected at least 1, got 0"),
     ],
 )

@@ -124,7 +124,7 @@ def test_targets_outside_the_blocks_are_measured_too(model):
     factors = curvedit.fit(model, rows, targets=targets, progress=False)
     before = state(model)
     chosen = rank(model, factors)
-    assert 0.017 <= chosen.recipe["measured_kl"] <= 0.02
+    assert 0.01 <= chosen.recipe["measured_kl"] <= 0.02
     assert divergence(model, chosen, HOLDOUT) == pytest.approx(chosen.recipe["measured_kl"], 1e-3)
     assert unchanged(model, before)
 

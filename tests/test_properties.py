@@ -251,7 +251,7 @@ def test_a_common_threshold_is_that_of_sorting_everything(case, share, edge):
         reached = [
             value for value in values if sum(v for v in values if v >= value) >= wanted * total
         ]
-        threshold = common_threshold(scores, wanted)
+        threshold = common_threshold(scores, [1.0] * len(scores), wanted)
         assert threshold == reached[0]
         assert sum(each.mass_above(threshold) for each in scores) == sum(
             value for value in values if value >= threshold

@@ -68,7 +68,7 @@ NAMES = {
     ),
     "forget": (
         "model, factors, passages, *, holdout, targets=None, retain=None, budget=0.02, "
-        "damping=1.0, steps=4, out=None, batch_size=16, pad_token_id=0, progress=True"
+        "damping=0.1, steps=4, out=None, batch_size=16, pad_token_id=0, progress=True"
     ),
     "image_batches": "path, *, batch_size=32",
     "load_selection": "directory",

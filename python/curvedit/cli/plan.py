@@ -1,6 +1,7 @@
 """``curvedit plan``: what a fit will take, from a checkpoint's configuration alone."""
 
 import argparse
+import math
 from typing import Any
 
 import torch
@@ -43,6 +44,13 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         help="of the GPU to plan for (the one that is here)",
     )
     parser.add_argument(
+        "--tflops",
+        type=float,
+        metavar="RATE",
+        help="10^12 operations that the GPU does in a second of a fit, to be told the time: an "
+        "H200 did 400 in bfloat16, half of what it does in large products",
+    )
+    parser.add_argument(
         "--no-weighted", dest="weighted", action="store_false", help="skip norm-weighted factors"
     )
     parser.add_argument("--window", type=int, default=512, help="tokens per window (512)")
@@ -53,6 +61,8 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 def _prepare(options: Options) -> Job:
     require_at_least(options, window=2, batch_size=1)
     memory = _memory(options.device_memory)
+    if options.tflops is not None and not 0 < options.tflops < math.inf:
+        raise ValueError(f"tflops: expected a positive number, got {options.tflops:g}")
     skeleton = read_skeleton("model", options.model, modules=True)
     modules = skeleton.modules
     if modules is None:
@@ -109,10 +119,16 @@ def _plan(options: Options, modules: nn.Module, dtype: torch.dtype, memory: int)
         "batch_size": plan.rows,
         "bytes": {name: getattr(plan, name) for name in _PARTS},
         "operations_per_position": plan.operations,
+        "seconds_per_million_tokens": _seconds(plan, options.tflops),
         "settings": settings,
         "advice": best,
     }
-    return Result(_text(plan, settings, best, memory), facts)
+    return Result(_text(plan, settings, best, memory, options.tflops), facts)
+
+
+def _seconds(plan: fitting.Plan, rate: float | None) -> float | None:
+    """Of a million tokens, where so many 10^12 operations take one second."""
+    return None if rate is None else 1e-6 * sum(plan.operations.values()) / rate
 
 
 _PARTS = {
@@ -125,12 +141,17 @@ _PARTS = {
 
 
 def _text(
-    plan: fitting.Plan, settings: dict[str, dict[str, int]], best: str | None, memory: int
+    plan: fitting.Plan,
+    settings: dict[str, dict[str, int]],
+    best: str | None,
+    memory: int,
+    rate: float | None,
 ) -> str:
     lines = [f"{label:26}{getattr(plan, name) / _GIB:8.1f} GiB" for name, label in _PARTS.items()]
     model, sums = (plan.operations[each] / 1e9 for each in ("model", "sums"))
     lines += [
         f"per position{model:22.1f} GFLOP in the model, {sums:.1f} in the sums",
+        *_time(plan, rate),
         "",
         f"fit with batches of {plan.rows} x {plan.length}     device      host  "
         f"largest batch within {memory / _GIB:g} GiB",
@@ -152,6 +173,11 @@ def _text(
     batch = min(plan.rows, settings[best]["largest_batch"])
     flags = f"--batch-size {batch} --window {plan.length} {best}".strip()
     return "\n".join([*lines, f"fits: curvedit fit … {flags}"])
+
+
+def _time(plan: fitting.Plan, rate: float | None) -> list[str]:
+    seconds = _seconds(plan, rate)
+    return [] if seconds is None else [f"per million tokens{seconds / 60:16.1f} minutes"]
 
 
 def _dtype(name: str, model: str, config: Any) -> torch.dtype:

@@ -2,16 +2,16 @@
 
 A factor is symmetrised, scaled to unit size and decomposed in place. The float32 basis that is kept
 is then checked against its defining equations: the residual ``|A V - V diag(w)| / |A|`` and the
-loss of orthogonality ``|V^T V - I|``, each the largest column norm. A GPU tries float32 first,
-because on consumer cards float64 runs at 1/32 to 1/64 of its rate, and falls back to float64 if
-float32 fails the checks or does not converge. A CPU uses float64 at once, at about twice the cost.
+loss of orthogonality ``|V^T V - I|``, each the largest column norm. Float32 is tried first: it has
+the precision of the sums, and float64 takes two to three times as long on a CPU, on consumer GPUs
+32 to 64 times. Float64 follows where float32 fails the checks or does not converge.
 
 All eigenvectors are computed. LAPACK takes as long for the leading quarter alone, and subspace
 iteration, though faster from n = 2048 on, reaches the same residual with vectors that are not in
 the true leading subspace (benchmarks/bench_eigen.py).
 
-Memory: besides the factor and the result, ``4 n^2`` bytes each, a working copy of ``8 n^2`` bytes
-and LAPACK's workspace of ``16 n^2`` bytes in float64, half of that in float32; never all at once.
+Memory: besides the factor and the result, ``4 n^2`` bytes each, a working copy of ``4 n^2`` bytes
+and LAPACK's workspace of ``8 n^2`` bytes, twice that in float64; never all at once.
 """
 
 import math
@@ -29,6 +29,7 @@ RESIDUAL_LIMIT = 1e-4  # of the stored float32 basis; a good one reaches 1e-6
 ORTHOGONALITY_LIMIT = 1e-4
 NEGATIVE_LIMIT = 1e-3  # times the largest eigenvalue; rounding of float32 sums stays far below
 LARGEST = 32766  # LAPACK counts its workspace, 2 n^2 + 6 n + 1 numbers, in 32 bits
+_ATTEMPTS = (torch.float32, torch.float64)
 _SMALL = 512  # largest size of which several are decomposed at a time
 _GROUP = 1 << 26  # bytes of factors read at a time
 _BATCH = 1 << 27  # bytes of factors, in float64, decomposed at a time
@@ -64,9 +65,8 @@ def decompose(
     scale = _scale(name, factor)
     if scale == 0.0:
         return _zero(factor)
-    wanted = _attempts(factor.device) if attempts is None else attempts
     failures: list[str] = []
-    for dtype in wanted:
+    for dtype in _ATTEMPTS if attempts is None else attempts:
         work = _working_copy(factor, scale, dtype)
         values = torch.empty(len(work), dtype=dtype, device=work.device)
         try:
@@ -124,7 +124,7 @@ def decompose_several(
 def _together(
     names: Sequence[str], factors: Sequence[Tensor], attempts: Sequence[torch.dtype] | None
 ) -> list[Basis]:
-    dtype, *_ = _attempts(factors[0].device) if attempts is None else attempts
+    dtype, *_ = _ATTEMPTS if attempts is None else attempts
     scales = [_scale(name, factor) for name, factor in zip(names, factors, strict=True)]
     copies = [
         _working_copy(factor, scale or 1.0, dtype)
@@ -150,10 +150,6 @@ def _together(
             basis = decompose(name, factor, attempts=attempts) if found is None else found
         bases.append(basis)
     return bases
-
-
-def _attempts(device: torch.device) -> tuple[torch.dtype, ...]:
-    return (torch.float64,) if device.type == "cpu" else (torch.float32, torch.float64)
 
 
 def _scale(name: str, factor: Tensor) -> float:

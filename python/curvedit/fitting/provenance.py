@@ -9,6 +9,7 @@ from torch import nn
 from curvedit.fitting.objective import Objective
 from curvedit.meter import Meter
 from curvedit.models import (
+    ExpertMap,
     coverage_rows,
     fitted_share,
     identity_of,
@@ -18,6 +19,9 @@ from curvedit.models import (
     shape_of,
 )
 from curvedit.passes import Run
+
+_RARE = "too few positions chose it"
+_NONE: Mapping[str, str] = {}
 
 
 def provenance_of(
@@ -81,17 +85,34 @@ def notes_of(run: Run, targets: str | Sequence[str]) -> list[str]:
             "are its own"
         )
     idle = [name for name in modules if not tokens[name]]
+    rare = [name for name, reason in left_out(run).items() if reason == _RARE]
     if len(idle) == len(modules):
         raise ValueError(
             f"targets: none of the {len(modules)} was called in {run.batches} batches, for example "
             f"{idle[0]!r}; the model does not use them on this data"
+        )
+    if len(idle) + len(rare) == len(modules):
+        raise ValueError(
+            f"targets: expected experts that more positions choose than they have dimensions, got "
+            f"{tokens[rare[0]]} of {run.positions} positions for {rare[0]!r}; fit on more data"
+        )
+    if rare:
+        name = rare[0]
+        notes.append(
+            f"{len(rare)} of {len(modules)} targets are experts that fewer positions chose than "
+            f"they have dimensions, and have no factors: {name} of shape "
+            f"{shape_of(modules[name])} saw {tokens[name]} of {run.positions}; fit on more data"
         )
     if idle:
         notes.append(
             f"{len(idle)} of {len(modules)} targets were never called and have no factors: "
             f"{', '.join(idle[:4])}"
         )
-    short = [name for name in modules if 0 < tokens[name] < max(shape_of(modules[name]))]
+    short = [
+        name
+        for name in modules
+        if name not in rare and 0 < tokens[name] < max(shape_of(modules[name]))
+    ]
     if short:
         name = short[0]
         notes.append(
@@ -102,8 +123,27 @@ def notes_of(run: Run, targets: str | Sequence[str]) -> list[str]:
     return notes
 
 
+def left_out(run: Run) -> dict[str, str]:
+    """Targets that have no factors after a pass, with the reason.
+
+    An expert that saw fewer positions than it has dimensions, on data that has enough of them, is
+    one: what it did not see would look flat, and be the first to go.
+    """
+    found = {}
+    for name, module in run.observer.targets.items():
+        tokens = run.observer.tokens[name]
+        if not tokens:
+            found[name] = "it was never called"
+        elif isinstance(module, ExpertMap) and tokens < max(shape_of(module)) <= run.positions:
+            found[name] = _RARE
+    return found
+
+
 def require_coverage(
-    model: nn.Module, modules: Mapping[str, nn.Module], least: float, idle: Iterable[str] = ()
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    least: float,
+    left_out: Mapping[str, str] = _NONE,
 ) -> dict[str, Any]:
     """Return how much of a model is fitted, and what of it is not and why.
 
@@ -111,7 +151,7 @@ def require_coverage(
         model: Any module; tied parameters count once.
         modules: The targets.
         least: Share of the parameters that they must hold, from 0 to 1.
-        idle: Names of targets that were never called, and so do not count.
+        left_out: Names of targets that have no factors and so do not count, with the reason.
 
     Returns:
         The entry of the provenance: ``targets`` and ``linear_maps`` count, ``parameters`` is a
@@ -122,7 +162,7 @@ def require_coverage(
     """
     if not 0 <= least <= 1:
         raise ValueError(f"min_coverage: expected a share from 0 to 1, got {least!r}")
-    rows = coverage_rows(model, modules, idle=frozenset(idle))
+    rows = coverage_rows(model, modules, left_out)
     share = fitted_share(rows)
     if share < least:
         left = [row for row in rows if not row.fitted][:3]

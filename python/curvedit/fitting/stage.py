@@ -19,6 +19,7 @@ from curvedit.fitting.objective import Objective
 from curvedit.fitting.places import OnHost, Place, Resident
 from curvedit.fitting.processes import add_up, require_alike, share_of
 from curvedit.fitting.provenance import (
+    left_out,
     notes_of,
     provenance_of,
     require_coverage,
@@ -27,6 +28,7 @@ from curvedit.fitting.second_pass import PER, correct
 from curvedit.fitting.snapshots import Snapshots
 from curvedit.meter import metered
 from curvedit.models import (
+    ExpertMap,
     default_logits_bytes,
     device_of,
     find_stack,
@@ -171,6 +173,7 @@ def fit(
         task = "custom"
     modules = find_targets(model, targets, quantised=True)
     require_coverage(model, modules, min_coverage)
+    _require_whole_sequences(modules, corrected)
     _require_weights(modules)
     device = device_of(model)
     place = _place(sums_on, device, modules, weighted=weighted, corrected=corrected)
@@ -197,11 +200,11 @@ def fit(
         meter.seconds += keeper.seconds
     sums = add_up(group, run, place.all())
     notes = notes_of(run, targets)
-    idle = [name for name in modules if not observer.tokens[name]]
-    coverage = require_coverage(model, modules, min_coverage, idle)
+    missing = left_out(run)
+    coverage = require_coverage(model, modules, min_coverage, missing)
     factors = Factors(
-        _fitted(observer),
-        sums,
+        _fitted(observer, missing),
+        {key: each for key, each in sums.items() if key.target not in missing},
         provenance_of(run, objective, batches, coverage, notes, meter),
     )
     for note in notes if run.share[0] == 0 else ():
@@ -274,6 +277,15 @@ def _made_by(
     }
 
 
+def _require_whole_sequences(modules: Mapping[str, nn.Module], corrected: str | None) -> None:
+    expert = next((name for name, each in modules.items() if isinstance(each, ExpertMap)), None)
+    if corrected == "sequence" and expert is not None:
+        raise ValueError(
+            "corrected: expected 'position' for experts, which see parts of sequences, got "
+            f"'sequence' with {expert!r} among the targets"
+        )
+
+
 def _require_weights(modules: Mapping[str, nn.Module]) -> None:
     """Refuse weights that are not in memory, or not finite."""
     for name, module in modules.items():
@@ -301,11 +313,11 @@ def _require_weights(modules: Mapping[str, nn.Module]) -> None:
             )
 
 
-def _fitted(observer: Observer) -> dict[str, Target]:
-    """Return the record of every target that was called."""
+def _fitted(observer: Observer, missing: Mapping[str, str]) -> dict[str, Target]:
+    """Return the record of every target that has factors."""
     found = {}
     for name, module in observer.targets.items():
-        if observer.tokens[name]:
+        if name not in missing:
             group, tokens = observer.leaders[name], observer.tokens[name]
             found[name] = Target(shape_of(module), group, tokens, *fingerprint(module))
     return found

@@ -18,6 +18,7 @@ from curvedit.models.linear_maps import (
 )
 from curvedit.models.wrapping import wrapping_prefix
 
+_NONE: Mapping[str, str] = {}
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 
 
@@ -38,25 +39,23 @@ class CoverageRow:
 
 
 def coverage_rows(
-    model: nn.Module, fitted: Mapping[str, nn.Module], *, idle: frozenset[str] = frozenset()
+    model: nn.Module, fitted: Mapping[str, nn.Module], left_out: Mapping[str, str] = _NONE
 ) -> list[CoverageRow]:
     """Every parameter of the model, once, the largest rows first.
 
     Args:
         model: Any module; tied parameters count under their first name.
         fitted: The linear maps that are fitted.
-        idle: Names of those that turned out never to be called.
+        left_out: Names of those that turned out to have no factors, with the reason.
     """
-    covered = {_identity(module) for name, module in fitted.items() if name not in idle}
-    unused = {_identity(fitted[name]) for name in idle}
+    covered = {_identity(module) for name, module in fitted.items() if name not in left_out}
+    unused = {_identity(fitted[name]): reason for name, reason in left_out.items()}
     found: dict[tuple[str, str, str], tuple[int, int]] = {}
     for name, module, parameter, identity in _parameters(model):
         why = (
             ""
             if identity in covered
-            else "it was never called"
-            if identity in unused
-            else _why(module, name.rpartition(".")[2], parameter)
+            else unused.get(identity) or _why(module, name.rpartition(".")[2], parameter)
         )
         key = re.sub(r"(?<=\.)\d+(?=\.)", "*", name), type(module).__name__, why
         tensors, numbers = found.get(key, (0, 0))
@@ -96,7 +95,7 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor, _Ide
         fused = {id(each.parameter) for each in experts.values()} - seen
         for name, each in experts.items():
             if id(each.parameter) in fused:
-                yield f"{prefix}.{name}", each, each.weight, _identity(each)
+                yield f"{prefix}.{name}" if prefix else name, each, each.weight, _identity(each)
         seen |= fused
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in seen:

@@ -90,7 +90,7 @@ def maps_of(model: nn.Module, *, quantised: bool = False) -> dict[str, nn.Module
         elif counts(module):
             found[name] = module
         elif holds_experts(module):
-            found |= {f"{name}.{key}": each for key, each in experts_of(module).items()}
+            found |= {_inside(name, key): each for key, each in experts_of(module).items()}
     return found
 
 
@@ -102,6 +102,11 @@ def instead_of(model: nn.Module, name: str) -> str:
     if is_quantised(found):
         return f"one whose weight is quantised ({type(found).__name__}); give the unquantised model"
     return type(found).__name__
+
+
+def _inside(module: str, name: str) -> str:
+    """The name of what a module holds; the model itself has none."""
+    return f"{module}.{name}" if module else name
 
 
 def _adapted(module: nn.Module) -> nn.Module | None:
@@ -144,7 +149,7 @@ def unfittable(model: nn.Module, *, quantised: bool = False) -> dict[str, str]:
         is_left_out = looks_linear and not (quantised and is_quantised(module))
         if is_left_out and (reason := obstacle(module)) is not None:
             found[name] = reason
-        found.update({f"{name}.{key}": reason for key, reason in reasons.items()})
+        found.update({_inside(name, key): reason for key, reason in reasons.items()})
     return found
 
 

@@ -1,6 +1,7 @@
 """One pass over the data: batches in; the accumulator's sums and the observer's counts out."""
 
 import gc
+from collections import deque
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -115,8 +116,9 @@ class Run:
                     if bar.total is None and isinstance(batches, Sized):
                         bar.expect(len(batches) * batch.positions)
                 own = self._own_share(batch)
-                if own is not None:
-                    self._take_in_parts(own)
+                waiting = deque([] if own is None else [own])
+                while waiting:
+                    self._take(waiting)
                 self.observer.require_finite(batch)
                 self.observer.require_unchanged(batch)
                 self.observer.require_shared(batch)
@@ -183,56 +185,45 @@ class Run:
         rows = list(range(number, batch.samples.shape[0], count))
         return batch.take(rows) if rows else None
 
-    def _take_in_parts(self, batch: Batch) -> None:
-        """Run a batch, or halves of it if it does not fit into the device's memory.
+    def _take(self, waiting: deque[Batch]) -> None:
+        """Run the first of the waiting parts of a batch, or divide it if it does not fit.
 
         Raises:
-            torch.OutOfMemoryError: not even one sample fits, or the batch cannot be divided, or
-                memory ran out when part of it was in the sums.
+            torch.OutOfMemoryError: not even one sample fits into the device's memory, or the part
+                cannot be divided, or memory ran out when some of it was in the sums.
         """
-        size = batch.samples.shape[0]
-        for start in range(0, size, self.fits or size):
-            part = batch if not self.fits else batch.rows(start, min(size, start + self.fits))
-            if self._fitted(part):
-                continue
-            self.fits = max(1, part.samples.shape[0] // 2)
-            return self._take_in_parts(batch.rows(start, size))
-        return None
-
-    def _fitted(self, batch: Batch) -> bool:
-        """Run a batch; False if it has to be divided, and nothing of it was summed."""
-        before = self.observer.summed
+        batch, before = waiting.popleft(), self.observer.summed
+        if 0 < self.fits < batch.samples.shape[0]:
+            waiting.appendleft(batch.rows(self.fits, batch.samples.shape[0]))
+            batch = batch.rows(0, self.fits)
         try:
-            self._take(batch)
+            if self.stack is not None:
+                try:
+                    size = streamed_backward(
+                        self.model,
+                        self.stack,
+                        batch,
+                        self.objective,
+                        self.observer,
+                        inputs_on=self.inputs_on,
+                        logits_bytes=self.logits_bytes,
+                        kept=self._kept(batch),
+                        weighed=self.graph_bytes > 0,
+                    )
+                    self.per_position = size / max(1, _extent(batch))
+                    return
+                except NotStreamableError as error:
+                    self.stack, self.reason = None, str(error)
+            whole_backward(self.model, batch, self.objective, self.observer)
+            return
         except torch.OutOfMemoryError:
             can_be_divided = batch.divisible and batch.task != "custom"
             if self.observer.summed > before or batch.samples.shape[0] < 2 or not can_be_divided:
                 raise
-        else:
-            return True
         gc.collect()  # what the error's frames held
         torch.cuda.empty_cache()
-        return False
-
-    def _take(self, batch: Batch) -> None:
-        if self.stack is not None:
-            try:
-                size = streamed_backward(
-                    self.model,
-                    self.stack,
-                    batch,
-                    self.objective,
-                    self.observer,
-                    inputs_on=self.inputs_on,
-                    logits_bytes=self.logits_bytes,
-                    kept=self._kept(batch),
-                    weighed=self.graph_bytes > 0,
-                )
-                self.per_position = size / max(1, _extent(batch))
-                return
-            except NotStreamableError as error:
-                self.stack, self.reason = None, str(error)
-        whole_backward(self.model, batch, self.objective, self.observer)
+        self.fits = batch.samples.shape[0] // 2
+        waiting.appendleft(batch)
 
 
 def _extent(batch: Batch) -> int:
