@@ -6,7 +6,7 @@ as two. They are told by their content, among the tensors of the same layer and 
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curvedit.editing.fitted import FittedWeight, is_fitted, require_fitted
@@ -15,6 +15,7 @@ from curvedit.editing.stored import DTYPES, StoredTensor
 
 _EXPERT = re.compile(r"(.*)\.(\d+)\.(gate_up_proj|up_proj|down_proj)")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+Layers = Mapping[tuple[str, ...], Sequence[StoredTensor]]
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,30 @@ def expert_of(name: str) -> Expert | None:
     return None if found is None else Expert(f"{found[1]}.{found[3]}", int(found[2]))
 
 
-def find_expert(
-    name: str, target: FittedWeight, expert: Expert, stored: Mapping[str, StoredTensor]
-) -> Place:
-    """Find the one tensor, or the two, that hold an expert's matrix.
+def by_layer(stored: Mapping[str, StoredTensor]) -> Layers:
+    """Stored tensors by the numbers in their names: those of a layer, or of one of its experts."""
+    found: dict[tuple[str, ...], list[StoredTensor]] = {}
+    for key, tensor in stored.items():
+        found.setdefault(tuple(_NUMBER.findall(key)), []).append(tensor)
+    return found
+
+
+def find_expert(name: str, target: FittedWeight, expert: Expert, layers: Layers) -> Place:
+    """Find the one tensor, the part of one, or the two that hold an expert's matrix.
 
     Raises:
         ValueError: there are none, or the factors do not know the weight's content.
     """
-    numbers = _NUMBER.findall(name)
-    near = []
-    for key, tensor in stored.items():
-        among = _NUMBER.findall(key)
-        if tensor.dtype in DTYPES and among == numbers and len(tensor.shape) == 2:
-            near.append(tensor)
-        elif tensor.dtype in DTYPES and among == numbers[:-1] and len(tensor.shape) == 3:
-            near += [tensor.matrix(expert.number)] if expert.number < tensor.shape[0] else []
+    numbers = tuple(_NUMBER.findall(name))
+    near = [
+        *(each for each in layers.get(numbers, ()) if len(each.shape) == 2),
+        *(
+            each.matrix(expert.number)
+            for each in layers.get(numbers[:-1], ())
+            if len(each.shape) == 3 and expert.number < each.shape[0]
+        ),
+    ]
+    near = [each for each in near if each.dtype in DTYPES]
     candidates = [
         *(Place((each,)) for each in near if each.shape == target.shape),
         *(Place((each,), transposed=True) for each in near if each.shape == target.shape[::-1]),

@@ -8,7 +8,7 @@ be part of a stored tensor, or be stored as two.
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from curvedit.editing.expert_places import expert_of, find_expert
+from curvedit.editing.expert_places import Expert, Layers, by_layer, expert_of, find_expert
 from curvedit.editing.fitted import FittedWeight, is_fitted, require_fitted
 from curvedit.editing.place import Place
 from curvedit.editing.stored import DTYPES, StoredTensor
@@ -27,13 +27,13 @@ def find_places(
         ValueError: a target is missing, is not the fitted weight, is not finite, is tied to another
             parameter, or is one tensor with another target.
     """
-    names = parameter_names(directory)
+    names, layers = parameter_names(directory), by_layer(stored)
     places: dict[str, Place] = {}
     owners: dict[str, str] = {}
     for name, target in targets.items():
         if names is not None:
             _require_untied(name, names)
-        places[name] = _place(name, target, stored, names)
+        places[name] = _place(name, target, stored, names, layers)
         for key in places[name].keys:
             first = owners.setdefault(key, name)
             if first != name:
@@ -69,20 +69,20 @@ def _require_single_copies(places: Mapping[str, Place], stored: Mapping[str, Sto
 
 
 def _place(
-    name: str, target: FittedWeight, stored: Mapping[str, StoredTensor], names: _Names | None
+    name: str,
+    target: FittedWeight,
+    stored: Mapping[str, StoredTensor],
+    names: _Names | None,
+    layers: Layers,
 ) -> Place:
     """Find the stored tensor of a target by name, or else by content, and verify it."""
-    key = _match(f"{name}.weight", stored)
     expert = expert_of(name)
-    fused = None if expert is None else _match(expert.fused, stored)
-    if key is not None:
-        tensor = stored[key]
-    elif expert is not None and fused is not None and len(stored[fused].shape) == 3:
-        tensor = stored[fused].matrix(expert.number)
-    elif expert is not None and names is not None and _match(expert.fused, names):
-        return find_expert(name, target, expert, stored)
-    else:
+    if expert is not None and f"{name}.weight" not in stored and _is_fused(expert, stored, names):
+        return find_expert(name, target, expert, layers)
+    key = _match(f"{name}.weight", stored)
+    if key is None:
         return _place_by_content(name, target, stored, names)
+    tensor = stored[key]
     weight = tensor.read()
     if weight.shape == target.shape[::-1]:
         square = weight.shape[0] == weight.shape[1]
@@ -136,6 +136,13 @@ def _require_renamed(name: str, key: str, names: _Names | None) -> None:
                 f"model: expected a tensor of its own for the target {name!r}, got its content as "
                 f"that of {other!r}, so editing one would change both; leave the target out"
             )
+
+
+def _is_fused(expert: Expert, stored: Mapping[str, StoredTensor], names: _Names | None) -> bool:
+    """Whether the model, or a checkpoint of an unknown class, has a parameter of all experts."""
+    if names is not None:
+        return expert.fused in names or _match(expert.fused, names) is not None
+    return expert.fused in stored and len(stored[expert.fused].shape) == 3
 
 
 def _own(name: str, names: _Names) -> str | None:
