@@ -45,7 +45,7 @@ std::vector<std::string> ask() {
 #if defined(__x86_64__)
   if (has_avx512()) {
     if (has_amx()) names.push_back("amx");
-    if (has_avx512_bf16()) names.push_back("avx512_bf16");
+    else if (has_avx512_bf16()) names.push_back("avx512_bf16");
     names.push_back("avx512");
   }
   if (has_avx2()) names.push_back("avx2");

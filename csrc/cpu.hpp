@@ -7,8 +7,8 @@
 namespace curvedit {
 
 // Those of "amx", "avx512_bf16", "avx512", "avx2" and "portable" that this machine has, fastest
-// first. "amx" is listed only if the operating system grants its tiles; it and "avx512_bf16" only
-// beside "avx512", on which their kernels fall back.
+// first. "amx" is listed only if the operating system grants its tiles; "avx512_bf16" only without
+// it, since it has not been measured beside it; both only beside "avx512", on which they fall back.
 const std::vector<std::string>& cpu_instruction_sets();
 
 // An op's kernel for one instruction set.

@@ -233,6 +233,13 @@ def test_from_the_command_line(family, tmp_path, capsys):
     assert main(["fit", *given, "--out", at["factors"], "--no-progress"]) == 0
     ranking = ["--factors", at["factors"], "--keep-mass", "0.6", "--out", at["chosen"]]
     assert main(["rank", *ranking, "--no-progress"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert sum("model.layers.1.mlp.experts.*.down_proj  32 x 48, 4 of them" in t for t in told) == 1
+    assert not any("experts.0." in line for line in told)
+    assert main(["inspect", at["factors"]]) == 0
+    line = next(t for t in capsys.readouterr().out.splitlines() if "1.mlp.experts.*.down" in t)
+    assert " to " in line
+    assert line.endswith(" positions")
     editing = ["--model", at["model"], "--selection", at["chosen"], "--out", at["edited"]]
     assert main(["project", *editing]) == 0
     both = ["--model", at["edited"], "--baseline", at["model"], "--text", text, "--window", "24"]

@@ -1,6 +1,7 @@
 """Selections and decompositions as text, for ``rank`` and ``inspect``."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from curvedit.ops import plan
 from curvedit.selection import Selection
 
 _SMALL = 0.005  # share of the parameters
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 def coverage_table(coverage: Mapping[str, Any]) -> str:
@@ -31,17 +33,34 @@ def coverage_table(coverage: Mapping[str, Any]) -> str:
 
 
 def selection_table(selection: Selection) -> str:
-    """The recipe, then one line per target: what is kept of it."""
+    """The recipe, then one line per target, or per layer of experts: what is kept of it."""
     shown = ("criterion", "keep_mass", "scope", "keep_kl", "expected_kl", "measured_kl")
     lines = [f"{key}: {selection.recipe[key]}" for key in shown if key in selection.recipe]
-    for name, target in selection.items():
-        rows, columns = target.shape
-        share = target.kept / (rows * columns)
-        lines.append(
-            f"{name}  {rows} x {columns}  "
-            f"keeps {share:.2%} of its components, mass {target.mass:.4f}"
-        )
+    for name, targets in _rows(selection).items():
+        shares = [each.kept_share for each in targets]
+        masses = [each.mass for each in targets]
+        kept, mass = _range(shares, "{:.2%}"), _range(masses, "{:.4f}")
+        lines.append(f"{name}  {_size(targets)}  keeps {kept} of its components, mass {mass}")
     return "\n".join(lines)
+
+
+def _rows(targets: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Targets by name, the experts of a layer together."""
+    found: dict[str, list[Any]] = {}
+    for name, target in targets.items():
+        found.setdefault(_EXPERT.sub(".experts.*.", name), []).append(target)
+    return found
+
+
+def _size(targets: Sequence[Any]) -> str:
+    rows, columns = targets[0].shape
+    number = f", {len(targets)} of them" if len(targets) > 1 else ""
+    return f"{rows} x {columns}{number}"
+
+
+def _range(values: Sequence[float], spelling: str) -> str:
+    least, most = spelling.format(min(values)), spelling.format(max(values))
+    return least if least == most else f"{least} to {most}"
 
 
 def sweep_table(selections: list[Selection]) -> str:
@@ -79,23 +98,25 @@ def selection_facts(selection: Selection) -> dict[str, Any]:
 
 
 def factors_table(factors: Factors) -> str:
-    """One line per target: its shape and positions."""
+    """One line per target, or per layer of experts: its shape and positions."""
     return "\n".join(
-        f"{name}  {target.shape[0]} x {target.shape[1]}  {target.tokens:,} positions"
-        for name, target in factors.targets.items()
+        f"{name}  {_size(each)}  {_range([target.tokens for target in each], '{:,}')} positions"
+        for name, each in _rows(factors.targets).items()
     )
 
 
 def edit_table(record: Mapping[str, Any]) -> str:
-    """The recipe of an edited checkpoint, then one line per target, from its record."""
+    """The recipe of an edited checkpoint, then one line per target or layer of experts."""
     lines = [f"{key}: {value}" for key, value in record["recipe"].items() if key != "factors"]
     lines = [f"edited from: {record.get('source', 'unknown')}", *lines]
-    for name, target in record["targets"].items():
-        shape = " x ".join(map(str, target.get("shape") or ["?"]))
+    for name, targets in _rows(record["targets"]).items():
+        shape = " x ".join(map(str, targets[0].get("shape") or ["?"]))
         said = [
-            f"{words} {target[key]:.2%}"
+            f"{words} {_range(shares, '{:.2%}')}"
             for key, words in (("kept", "keeps"), ("change", "changed by"))
-            if isinstance(target.get(key), (int, float))
+            if (
+                shares := [each[key] for each in targets if isinstance(each.get(key), (int, float))]
+            )
         ]
         lines.append(f"{name}  {shape}  {', '.join(said)}")
     return "\n".join(lines)
