@@ -1,7 +1,9 @@
 """Models with adapters: the base maps below them are fitted and edited under their own names."""
 
 import copy
+import inspect
 
+import architectures
 import models
 import pytest
 import torch
@@ -152,3 +154,22 @@ def test_an_adapters_directory_alone_is_refused_with_a_hint(tmp_path, capsys):
     arguments += ["--targets", "*", "--out", str(tmp_path / "factors")]
     assert main(["fit", *arguments]) == 1
     assert "an adapter alone; merge it into its base" in capsys.readouterr().err
+
+
+def test_experts_below_an_adapter_of_their_parameters_are_refused():
+    """PEFT replaces the fused parameter while it runs; what is left of the model is fitted."""
+    if "target_parameters" not in inspect.signature(peft.LoraConfig).parameters:
+        pytest.skip("this PEFT has no adapters of parameters")
+    model = architectures.build("mixtral")
+    if not any(".experts.0." in name for name in curvedit.models.maps_of(model)):
+        pytest.skip("this transformers has no fused experts")
+    config = peft.LoraConfig(
+        target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"], lora_dropout=0.0
+    )
+    adapted = peft.get_peft_model(model, config)
+    batches = architectures.batches("text")
+    message = r"targets: .* which cannot be fitted: an adapter is laid over its experts; merge"
+    with pytest.raises(ValueError, match=message):
+        curvedit.fit(adapted, batches, targets="*.experts.*_proj", progress=False)
+    factors = curvedit.fit(adapted, batches, targets="*.o_proj", progress=False)
+    assert len(factors) == 2

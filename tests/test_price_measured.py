@@ -124,7 +124,11 @@ def test_targets_outside_the_blocks_are_measured_too(model):
     factors = curvedit.fit(model, rows, targets=targets, progress=False)
     before = state(model)
     chosen = rank(model, factors)
-    assert 0.01 <= chosen.recipe["measured_kl"] <= 0.02
+    assert chosen.recipe["measured_kl"] <= 0.02
+    if chosen.recipe["measured_kl"] < 0.017:  # where the cost jumps, the next share is too dear
+        share = chosen.recipe["keep_mass"] - 1e-4
+        dearer = curvedit.rank(factors, keep_mass=share, progress=False)
+        assert divergence(model, dearer, HOLDOUT) > 0.02
     assert divergence(model, chosen, HOLDOUT) == pytest.approx(chosen.recipe["measured_kl"], 1e-3)
     assert unchanged(model, before)
 

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-_LEAST_BYTES = 2  # per number; 8-bit floats come with scales of their own
+from curvedit.models.plain_numbers import why_not_plain
+
 # What transformers declares of every such module that any of its implementations can run.
 _DECLARED = ("has_gate", "has_bias", "is_transposed", "_apply_gate", "config")
 _CHOSEN = ("num_experts_per_tok", "moe_k", "top_k_experts")  # names in configurations
@@ -78,12 +79,7 @@ def holds_experts(module: nn.Module) -> bool:
         len(fused) == len(found)
         and len({len(each) for each in fused}) == 1
         and not getattr(module, "_is_expert_parallel", False)
-        and all(
-            each.is_floating_point()
-            and each.dtype.itemsize >= _LEAST_BYTES
-            and not hasattr(type(each.data), "__tensor_flatten__")
-            for each in fused
-        )
+        and all(why_not_plain(each) is None for each in fused)
     )
 
 

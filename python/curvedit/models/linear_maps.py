@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from curvedit.meter import beat
 from curvedit.models.experts import ExpertMap, experts_of, holds_experts
+from curvedit.models.plain_numbers import why_not_plain
 from curvedit.models.quantised import is_quantised
 from curvedit.models.wrapping import wrapping_prefix
 
 FUSED = "several matrices in one tensor, which cannot be told apart"
-_LEAST_BYTES = 2  # per number; 8-bit floats come with scales of their own
 _BRACE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -49,10 +49,8 @@ def obstacle(module: nn.Module) -> str | None:
         return f"its weight is quantised ({type(module).__name__}, {type(weight).__name__})"
     if weight is None:
         return "its weight is computed from other parameters"
-    if hasattr(type(weight.data), "__tensor_flatten__"):  # made of other tensors
-        return f"its weight is stored as {type(weight.data).__name__}"
-    if not weight.is_floating_point() or weight.dtype.itemsize < _LEAST_BYTES:
-        return f"it is quantised, {str(weight.dtype).removeprefix('torch.')}"
+    if (reason := why_not_plain(weight)) is not None:
+        return reason
     return None if weight.ndim == 2 else f"its weight has shape {tuple(weight.shape)}"
 
 
@@ -89,7 +87,7 @@ def maps_of(model: nn.Module, *, quantised: bool = False) -> dict[str, nn.Module
                 found[name] = base
         elif counts(module):
             found[name] = module
-        elif holds_experts(module):
+        elif holds_experts(module) and not _is_under_adapter(name):
             found |= {_inside(name, key): each for key, each in experts_of(module).items()}
     return found
 
@@ -113,6 +111,11 @@ def _adapted(module: nn.Module) -> nn.Module | None:
     """The linear map that an adapter is laid over; None if ``module`` is no adapter of one."""
     base = module._modules.get("base_layer")
     return base if base is not None and (isinstance(base, nn.Linear) or is_conv1d(base)) else None
+
+
+def _is_under_adapter(name: str) -> bool:
+    """Whether PEFT has put a module below an adapter of its parameters, which replaces them."""
+    return name.rpartition(".")[2] == "base_layer"
 
 
 def _adapter_obstacle(module: nn.Module) -> str | None:
@@ -145,6 +148,9 @@ def unfittable(model: nn.Module, *, quantised: bool = False) -> dict[str, str]:
             for key, parameter in module._parameters.items()
             if parameter is not None and is_fused(module, parameter)
         }
+        if holds_experts(module) and _is_under_adapter(name):
+            adapted = "an adapter is laid over its experts; merge the adapter"
+            reasons |= dict.fromkeys(experts_of(module), adapted)
         looks_linear = isinstance(module, nn.Linear) or is_conv1d(module)
         is_left_out = looks_linear and not (quantised and is_quantised(module))
         if is_left_out and (reason := obstacle(module)) is not None:
