@@ -38,6 +38,7 @@ CAP = 24 << 30  # bytes
 TOKENS = 20_000_000  # of a whole fit, which rates are extrapolated to
 _WINDOW = 512
 _COUNT = 6  # batches of a fit; the first one is left out
+_IN_HALVES = "batches did not fit"  # a fit goes on in parts then, and is slower
 _ON_HOST = {"sums_on": "cpu"}
 
 
@@ -74,10 +75,10 @@ def run(session):
             model = _built(session)
             session.wait()
             made = round(time.perf_counter() - began, 2)
-            session.write("model", bytes=_size(model), seconds=made)
+            session.write("model", bytes=size_of(model), seconds=made)
         case = CASES[name]
         with _capped(session, case.cap), _backend(case.backend):
-            session.attempt(name, partial(_measured, session, model, case))
+            session.attempt(name, partial(measured, session, model, case))
 
 
 def _built(session):
@@ -96,7 +97,7 @@ def _built(session):
         torch.set_default_dtype(torch.float32)
 
 
-def _size(model):
+def size_of(model):
     return sum(each.numel() * each.itemsize for each in model.parameters())
 
 
@@ -130,13 +131,15 @@ def _batches(session, count, samples):
     return list(torch.randint(vocabulary, size, device=session.device))
 
 
-def _measured(session, model, case):
+def measured(session, model, case):
     """Measure with as many samples per batch as fit into memory."""
-    for samples in (32, 24, 16, 8, 4) if case.cap else (16, 8, 4):
+    for samples in (24, 16, 8, 4) if case.cap else (16, 8, 4):
         try:
-            row, fit = _rate(session, model, case, samples)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", _IN_HALVES, category=UserWarning)
+                row, fit = _rate(session, model, case, samples)
             break
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, UserWarning) as error:
             session.write("out of memory", samples=samples, why=str(error)[:200])
         session.free()
     else:

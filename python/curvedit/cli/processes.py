@@ -18,13 +18,18 @@ def number_and_count() -> tuple[int, int]:
 
 @contextmanager
 def joined() -> Iterator[ProcessGroup | None]:
-    """All of them as a group, each with a GPU of its own if there are any; None if it is alone."""
+    """All of them as a group, each with a GPU of its own if there are enough; None if it is alone.
+
+    NCCL refuses two processes on one GPU; where they have to share one, Gloo adds up on the host.
+    """
     if number_and_count()[1] == 1:
         yield None
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend, count = "gloo", torch.cuda.device_count()
+    if count:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % count)
+        if int(os.environ["LOCAL_WORLD_SIZE"]) <= count:
+            backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend)
     try:
         yield distributed.group.WORLD
