@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # On a GPU machine, in at most 500 s: runs the programs of gpu_measure/, each of which writes JSON
-# lines, but for fit_experts.py, which would take another 75 s. gpu_steps.sh says what PYTHON, OUT and --dry are; gpu_correct.sh comes before.
+# lines, but for fit_experts.py, which would take another 75 s. gpu_steps.sh says what PYTHON, OUT
+# and --dry are; gpu_correct.sh comes before.
 source "$(dirname "$0")/gpu_steps.sh"
 require_gpu
 
